@@ -1,0 +1,1 @@
+"""The shared package every paper and project stands on."""

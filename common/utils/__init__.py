@@ -1,0 +1,1 @@
+"""Logging, seeds, paths, files, run records and checkpoint files: the floor all else stands on."""

@@ -1,0 +1,23 @@
+"""Set-up of the whole suite: one thread per process, shapes checked at run time, a store of its own."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["PYTHONHASHSEED"] = "0"
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["common.models", "common.losses", "common.metrics"], "beartype.beartype")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """No test touches the person's own ``assets/``."""
+    monkeypatch.setenv("ASSETS_DIR", str(tmp_path_factory.mktemp("assets")))
