@@ -14,6 +14,7 @@ class RepriseError(Exception):
     """Base of all errors that are shown as one line, without a traceback."""
 
     exit_code = 1
+    label = "error"
 
 
 class InputError(RepriseError):
@@ -26,6 +27,21 @@ class FaultError(RepriseError):
     """Something outside went wrong: disk, network, a damaged file."""
 
     exit_code = 1
+
+
+class InterruptedRun(RepriseError):
+    """A run was asked to stop, saved its state, and can be resumed.
+
+    Args:
+        message: Where it stopped and how to go on.
+        signal_number: The signal that asked; the exit code is 128 + this number.
+    """
+
+    label = "interrupted"
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class ConfigError(InputError):
@@ -58,7 +74,7 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except RepriseError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{error.label}: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

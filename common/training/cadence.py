@@ -1,0 +1,42 @@
+"""When a run logs, validates and saves: pure functions of where it stands."""
+
+from common.training.config import TrainerConfig
+from common.training.state import TrainState
+
+
+class Cadence:
+    """Answers for the step boundary a run stands at.
+
+    Args:
+        config: ``log_every``, ``eval_every``, ``save_every``.
+        has_validation: Whether there is anything to validate on.
+    """
+
+    def __init__(self, config: TrainerConfig, has_validation: bool) -> None:
+        self._config = config
+        self._has_validation = has_validation
+
+    def logs(self, step: int) -> bool:
+        """Whether update number ``step`` ends a log interval."""
+        return step % self._config.log_every == 0
+
+    def validates(self, state: TrainState, finished: bool) -> bool:
+        """Whether a validation is due that was not yet done at this step."""
+        if not self._has_validation or state.step == 0 or state.evaluated_at == state.step:
+            return False
+        every = self._config.eval_every
+        return finished or (state.step % every == 0 if every else _at_epoch_end(state))
+
+    def saves(self, state: TrainState, finished: bool) -> bool:
+        """Whether a checkpoint is due."""
+        if state.step == 0:
+            return False
+        if every := self._config.save_every:
+            return finished or state.step % every == 0
+        if self._has_validation:
+            return finished or state.evaluated_at == state.step
+        return finished or _at_epoch_end(state)
+
+
+def _at_epoch_end(state: TrainState) -> bool:
+    return state.batch == 0

@@ -1,0 +1,44 @@
+"""``metrics.jsonl``: one JSON object per line, the primary record of a run."""
+
+import json
+from pathlib import Path
+from typing import IO
+
+from common.training.loggers.base import Record
+from common.utils.files import atomic_write_text
+
+
+class JsonlLogger:
+    """Appends records to a file; each line is handed to the system before the call returns.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def rewind(self, step: int) -> None:
+        self.close()
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= step]
+            atomic_write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def log(self, record: Record) -> None:
+        if self._file is None:
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill

@@ -1,0 +1,96 @@
+"""Running sums that stay on the device until somebody reads them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.training.task import StepOutput, Weight
+
+
+class Meter:
+    """Sums of loss, weight, samples and metrics over several steps.
+
+    Adding costs a list append; the host waits for the device only in ``totals``.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._losses: list[Tensor] = []
+        self._weights: list[Weight] = []
+        self._metrics: dict[str, list[Tensor]] = {}
+        self._samples = 0
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(self, output: StepOutput, samples: int) -> None:
+        """Count one micro-batch of ``samples`` examples."""
+        self._losses.append(output.loss_sum.detach())
+        self._weights.append(output.weight)
+        self._samples += samples
+        for name, value in output.metrics.items():
+            self._metrics.setdefault(name, []).append(value.detach())
+
+    def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
+        """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
+        names = sorted(self._metrics)
+        columns = [_stack(self._losses), _stack(self._weights)]
+        columns += [_stack(self._metrics[name]) for name in names]
+        loss, weight, *metrics = (column.to(device).sum() for column in columns)
+        samples = torch.tensor(float(self._samples), dtype=torch.float64, device=device)
+        return names, torch.stack([loss, weight, samples, *metrics])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every summand, so that a resumed sum is the same to the last bit."""
+        return {
+            "losses": _stack(self._losses),
+            "weights": _stack(self._weights),
+            "metrics": {name: _stack(values) for name, values in self._metrics.items()},
+            "samples": self._samples,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self._losses = list(state["losses"].unbind())
+        self._weights = list(state["weights"].unbind())
+        self._metrics = {name: list(values.unbind()) for name, values in state["metrics"].items()}
+        self._samples = state["samples"]
+
+
+def averages(names: list[str], totals: Tensor, prefix: str) -> dict[str, float]:
+    """``{prefix/loss: ..., prefix/metric: ...}`` from what ``Meter.totals`` gave."""
+    loss, weight, _, *metrics = totals.tolist()
+    divisor = weight or float("nan")
+    values = {f"{prefix}/loss": loss / divisor}
+    return values | {
+        f"{prefix}/{name}": value / divisor for name, value in zip(names, metrics, strict=True)
+    }
+
+
+class Collector:
+    """Concatenates what evaluation steps hand out for metrics over the whole data set."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def add(self, output: StepOutput) -> None:
+        """Keep one step's tensors, on their device."""
+        for name, value in output.collected.items():
+            self._parts.setdefault(name, []).append(value)
+
+    def result(self, gather_rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Every name's rows, over all steps and ranks."""
+        return {name: gather_rows(torch.cat(parts)) for name, parts in self._parts.items()}
+
+
+def _stack(values: list[Tensor] | list[Weight]) -> Tensor:
+    if not values:
+        return torch.zeros(0, dtype=torch.float64)
+    if isinstance(values[0], Tensor):
+        return torch.stack([torch.as_tensor(value) for value in values]).double()
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,62 @@
+"""Numeric precision of a step: fp32, or autocast to bf16 or fp16 with a gradient scaler."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+from torch.optim import Optimizer
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Autocast for the forward pass; for fp16 also loss scaling.
+
+    Args:
+        name: ``fp32``, ``bf16`` or ``fp16``.
+        device: Where the step runs.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self._device = device.type
+        self._dtype = _DTYPES.get(name)
+        self.scaler = torch.amp.GradScaler(self._device) if name == "fp16" else None
+        if self._dtype is not None and self._device == "cpu":
+            logger.warning(f"precision={name} on a CPU without AMX is usually slower than fp32")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device, self._dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass, of the scaled loss under fp16."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring gradients to their true size, once, before anyone looks at them."""
+        if self.scaler:
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """The update; ``False`` if fp16 overflowed and it was left out."""
+        if self.scaler is None:
+            optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= before
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler's state, empty without one."""
+        return self.scaler.state_dict() if self.scaler else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        if self.scaler and state:
+            self.scaler.load_state_dict(state)

@@ -1,0 +1,62 @@
+"""From a configuration to an open run: seed, directory, record."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from common.config import RunContext
+from common.training.strategies import build_strategy
+from common.utils.checkpoint import latest_checkpoint
+from common.utils.errors import CheckpointError
+from common.utils.runs import Run
+from common.utils.seeding import mix_seed, seed_everything
+
+
+@contextmanager
+def open_run(config: Any, context: RunContext) -> Iterator[Run]:
+    """Seed everything and open the run directory of an experiment.
+
+    A new run gets a new directory. ``--resume RUN`` opens that one again, and
+    ``run.resume_from`` is its newest readable checkpoint. Under ``torchrun`` all ranks have the
+    main rank's directory, and only that rank writes the record.
+
+    Args:
+        config: A configuration with ``seed`` and ``trainer`` (``TrainerConfig``).
+        context: What the command line said.
+
+    Raises:
+        CheckpointError: if the run to be resumed has no readable checkpoint.
+        FaultError: if the directory cannot be written, or another process owns it.
+    """
+    strategy = build_strategy(config.trainer.strategy, config.trainer.device)
+    rank = strategy.rank
+    seed = mix_seed(config.seed, rank) if rank else config.seed
+    seed_everything(seed, config.trainer.deterministic)
+    places = ""
+    if rank == 0:
+        run, resume_from = _place(config.seed, context)
+        places = f"{run.directory}\n{resume_from or ''}"
+    directory, resume = strategy.broadcast_text(places).split("\n")
+    run = Run(Path(directory), config.seed, is_owner=rank == 0)
+    run.resume_from = Path(resume) if resume else None
+    try:
+        with run:
+            if rank == 0:
+                run.write_config(context.to_yaml())
+                logger.info(f"record: {run.directory}")
+            yield run
+    finally:
+        strategy.close()
+
+
+def _place(seed: int, context: RunContext) -> tuple[Run, Path | None]:
+    if context.resume is None:
+        return Run.create(context.experiment, context.overrides, seed), None
+    run = Run(context.resume, seed)
+    newest = latest_checkpoint(run.checkpoints)
+    if newest is None:
+        raise CheckpointError(f"{run.checkpoints} holds no readable checkpoint to resume from")
+    return run, newest

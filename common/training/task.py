@@ -1,0 +1,148 @@
+"""What a paper writes: a ``Task`` turns a batch into a loss and knows nothing of the machinery.
+
+A simple task writes ``compute_loss(batch)``. A task with more to say overrides ``train_step`` and
+``eval_step``. No task knows a device, a rank, a logger or a checkpoint.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from common.config import RunContext
+from common.data.info import DatasetInfo
+
+Batch: TypeAlias = Any
+Weight: TypeAlias = Tensor | int | float
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one micro-batch contributes; sums, so that parts of a batch add up.
+
+    The trainer divides by the weight of the whole global batch, over micro-batches and ranks:
+    accumulation, bucketing and the number of processes cannot change the gradient.
+
+    Attributes:
+        loss_sum: Scalar, the loss summed over the units of ``weight``; differentiable.
+        weight: How many units (examples or tokens) the sum covers.
+        metrics: Further sums over the same units, reported divided by the weight.
+        collected: Tensors with a leading batch axis that ``Task.compute_metrics`` sees once, whole,
+            at the end of an evaluation.
+    """
+
+    loss_sum: Tensor
+    weight: Weight
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    collected: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(nn.Module):
+    """A model with its loss: the unit the ``Trainer`` trains."""
+
+    def configure(self, info: DatasetInfo, context: RunContext) -> None:
+        """Size the model from the data, before the optimizer sees any parameter.
+
+        Args:
+            info: What the data says of itself (sizes, classes, vocabulary).
+            context: Where values the data decides are recorded (``context.resolve``).
+        """
+
+    def compute_loss(self, batch: Batch) -> Any:
+        """The mean loss of a batch: a scalar, or a dict or dataclass with ``loss`` and metrics."""
+        raise TypeError(
+            f"{type(self).__name__} defines neither compute_loss(batch) nor train_step(batch)"
+        )
+
+    def forward_batch(self, batch: Batch) -> Any:
+        """Override for batches that need preparation; returns what ``compute_loss`` returns."""
+        return self.compute_loss(batch)
+
+    def train_step(self, batch: Batch) -> StepOutput:
+        """Loss and metrics of one training micro-batch."""
+        return as_step_output(self.forward_batch(batch), batch_size(batch))
+
+    def eval_step(self, batch: Batch) -> StepOutput:
+        """Loss and metrics of one evaluation batch; gradients are off."""
+        return self.train_step(batch)
+
+    def predict_step(self, batch: Batch) -> Any:
+        """What ``Trainer.predict`` gives for a batch; by default the module's own output."""
+        return self(batch)
+
+    def compute_metrics(self, collected: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics over a whole evaluation, from what the steps ``collected`` (on their device)."""
+        return {}
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for the optimizer: matrices decay, vectors (biases, norms, scales) do not."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if weight_decay == 0.0:
+            return [{"params": trained}]
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def as_step_output(result: Any, weight: int) -> StepOutput:
+    """Read what ``compute_loss`` returned: a mean loss, alone or named among metrics.
+
+    Args:
+        result: A scalar tensor, or a mapping or dataclass with ``loss`` and scalar metrics.
+        weight: The number of examples the means are over.
+
+    Raises:
+        TypeError: for anything else, saying what came.
+    """
+    if isinstance(result, StepOutput):
+        return result
+    if isinstance(result, Tensor):
+        return StepOutput(result * weight, weight)
+    if is_dataclass(result) and not isinstance(result, type):
+        result = asdict(result)
+    if isinstance(result, Mapping) and isinstance(result.get("loss"), Tensor):
+        metrics = {
+            key: torch.as_tensor(value).detach() * weight
+            for key, value in result.items()
+            if key != "loss" and value is not None
+        }
+        return StepOutput(result["loss"] * weight, weight, metrics)
+    raise TypeError(
+        "compute_loss must return a scalar tensor, or a dict or dataclass with a tensor 'loss'; "
+        f"got {type(result).__name__}"
+    )
+
+
+def tensors_of(batch: Batch) -> Iterable[Tensor]:
+    """All tensors of a batch, depth first."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_of(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from tensors_of(value)
+
+
+def batch_size(batch: Batch) -> int:
+    """The length of the first tensor of a batch; 1 if there is none."""
+    first = next(iter(tensors_of(batch)), None)
+    return first.shape[0] if first is not None and first.ndim else 1
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``; the copy does not wait where memory is pinned."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

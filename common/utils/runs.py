@@ -1,0 +1,188 @@
+"""Run directories: ``assets/outputs/<experiment>/<date>_<overrides>/``, one owner, never overwritten.
+
+A run leaves ``config.yaml`` (resolved, with provenance), ``run.json`` (what made it and how it
+ended), ``metrics.jsonl``, ``history.json``, ``plots/``, ``tensorboard/``, ``checkpoints/`` and
+``logs/train.log``.
+"""
+
+import fcntl
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from common.utils.errors import FaultError, InterruptedRun
+from common.utils.files import atomic_write_text
+from common.utils.logging import setup_logger
+from common.utils.paths import get_outputs_dir, validate_name
+from common.utils.provenance import code_version, hardware, versions
+
+_LONGEST_SLUG = 80
+
+
+class Run:
+    """An owned run directory; use it as a context manager.
+
+    Entering takes the ownership lock, starts the log file and writes ``run.json``; leaving records
+    how the run ended (``finished``, ``interrupted`` or ``failed``) and its wall time.
+
+    Args:
+        directory: The run's directory; it must exist.
+        seed: The seed, for the record.
+        is_owner: ``False`` for further processes of the same run: they neither lock nor write.
+
+    Attributes:
+        resume_from: The checkpoint to go on from, if the run is resumed.
+    """
+
+    def __init__(self, directory: Path, seed: int | None = None, is_owner: bool = True) -> None:
+        self.directory = directory
+        self.checkpoints = directory / "checkpoints"
+        self.plots = directory / "plots"
+        self._seed = seed
+        self._is_owner = is_owner
+        self.resume_from: Path | None = None
+        self._lock: int | None = None
+        self._started = 0.0
+        self._record: dict[str, Any] = {}
+
+    @classmethod
+    def create(
+        cls,
+        experiment: str,
+        overrides: Sequence[str] = (),
+        seed: int | None = None,
+        outputs: Path | None = None,
+    ) -> Self:
+        """Make a new directory for a run of ``experiment``.
+
+        Args:
+            experiment: The name of the paper's or project's folder.
+            overrides: What differs from the configuration file; it becomes part of the name.
+            seed: The seed, for the record.
+            outputs: Where runs are kept; ``assets/outputs`` by default.
+
+        Raises:
+            FaultError: if the place cannot be written.
+        """
+        root = (outputs or get_outputs_dir()) / validate_name(experiment, "experiment")
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        name = "_".join(filter(None, [stamp, slug(overrides)]))
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for attempt in range(1, 1000):
+                directory = root / (name if attempt == 1 else f"{name}-{attempt}")
+                try:
+                    directory.mkdir()
+                    return cls(directory, seed)
+                except FileExistsError:
+                    continue
+        except OSError as error:
+            raise FaultError(
+                f"cannot create a run directory in {root}: {error.strerror}; "
+                "set ASSETS_DIR to a place that can be written"
+            ) from None
+        raise FaultError(f"{root} already holds a thousand runs named {name}")
+
+    @property
+    def log_file(self) -> Path:
+        """The run's log, ``logs/train.log``."""
+        return self.directory / "logs" / "train.log"
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration to ``config.yaml``."""
+        atomic_write_text(self.directory / "config.yaml", text)
+
+    def record(self, **values: Any) -> None:
+        """Add values to ``run.json``."""
+        self._record.update(values)
+        atomic_write_text(self.directory / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def resume_command(self) -> str:
+        """What to type to go on with this run."""
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        program = f"-m {spec.name}" if spec is not None else sys.argv[0]
+        return f"python {program} --resume {self.directory}"
+
+    def __enter__(self) -> Self:
+        if not self._is_owner:
+            setup_logger(level="WARNING")
+            return self
+        self._take_ownership()
+        self._started = time.monotonic()
+        setup_logger(self.log_file)
+        path = self.directory / "run.json"
+        if path.exists():  # resumed: keep the history of how it went before
+            self._record = json.loads(path.read_text())
+        code, difference = code_version()
+        if difference:
+            atomic_write_text(self.directory / "uncommitted.patch", difference)
+        self.record(
+            state="running",
+            command=sys.argv,
+            seed=self._seed,
+            started=self._record.get("started", _now()),
+            resumed=[*self._record.get("resumed", []), _now()] if self._record else [],
+            code=code,
+            versions=versions(),
+            hardware=hardware(),
+            pid=os.getpid(),
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._is_owner:
+            return
+        interrupted = isinstance(error, InterruptedRun | KeyboardInterrupt)
+        state = "finished" if error is None else "interrupted" if interrupted else "failed"
+        seconds = self._record.get("wall_seconds", 0.0) + time.monotonic() - self._started
+        self.record(
+            state=state,
+            ended=_now(),
+            wall_seconds=round(seconds, 2),
+            error=None if error is None else f"{type(error).__name__}: {error}",
+        )
+        setup_logger()  # let go of the log file
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_ownership(self) -> None:
+        path = self.directory / "owner.lock"
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text().strip() or "unknown"
+            raise FaultError(
+                f"{self.directory} is in use by process {owner}; wait for it or end it first"
+            ) from None
+        except OSError as error:
+            raise FaultError(f"cannot write in {self.directory}: {error.strerror}") from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+
+def slug(overrides: Sequence[str]) -> str:
+    """A short, safe part of a directory name made of overrides: ``lr=1e-3_seed=2``."""
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        parts.append(f"{key.rsplit('.', 1)[-1]}={value}" if value else key)
+    safe = re.sub(r"[^A-Za-z0-9=._+-]+", "-", "_".join(parts))
+    return safe[:_LONGEST_SLUG].strip("-.")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

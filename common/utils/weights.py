@@ -1,0 +1,39 @@
+"""Finished weights as ``model.safetensors``: a format that holds tensors and nothing else."""
+
+from pathlib import Path
+
+from torch import nn
+
+from common.utils.errors import CheckpointError
+from common.utils.files import TEMPORARY_PREFIX, fsync_dir
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's parameters and buffers; tied tensors are stored once.
+
+    Args:
+        module: The module.
+        path: The file, usually ``model.safetensors``; replaced only when complete.
+    """
+    from safetensors.torch import save_model
+
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    save_model(module, str(temporary))
+    temporary.replace(path)
+    fsync_dir(path.parent)
+
+
+def read_weights(module: nn.Module, path: Path) -> None:
+    """Read what ``save_weights`` wrote into ``module``.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, str(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot read weights from {path}: {reason}") from None
