@@ -1,0 +1,135 @@
+"""Orders: every sample once, pure in (seed, epoch), buckets within their budget."""
+
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from common.data.orders import BucketedBatches, ShuffledBatches, padding_share
+from common.utils.errors import ConfigError, DataError
+
+
+def pairs_of_lengths(number: int, seed: int = 0) -> np.ndarray:
+    """Lengths like those of translated sentences: (number, 2), correlated, with a long tail."""
+    generator = np.random.default_rng(seed)
+    source = np.exp(generator.normal(2.6, 0.35, number))
+    target = source * np.exp(generator.normal(0, 0.18, number))
+    return np.stack([source, target], axis=1).astype(np.int64) + 1
+
+
+def flat(batches: list[np.ndarray]) -> list[int]:
+    return np.concatenate(batches).tolist()
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(1, 1), (1, 8), (8, 8), (100, 7)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_holds_every_sample_once(size: int, batch_size: int, shuffle: bool):
+    batches = ShuffledBatches(size, batch_size, seed=3, shuffle=shuffle)(epoch=2)
+    assert sorted(flat(batches)) == list(range(size))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+def test_without_shuffling_samples_keep_their_order():
+    assert flat(ShuffledBatches(10, 3, shuffle=False)(epoch=5)) == list(range(10))
+
+
+def test_drop_last_leaves_out_what_is_not_full():
+    assert [len(b) for b in ShuffledBatches(10, 3, drop_last=True)(epoch=0)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: ShuffledBatches(100, 7, seed),
+        lambda seed: BucketedBatches(pairs_of_lengths(500), 200, seed),
+    ],
+)
+def test_an_order_is_pure_in_seed_and_epoch(make):
+    def drawn(seed: int, epoch: int) -> list[list[int]]:
+        return [batch.tolist() for batch in make(seed)(epoch)]
+
+    order = make(1)
+    asked_out_of_turn = [[b.tolist() for b in order(epoch)] for epoch in (3, 0, 3)]
+    assert asked_out_of_turn == [drawn(1, 3), drawn(1, 0), drawn(1, 3)]
+    assert drawn(1, 0) != drawn(1, 1)
+    assert drawn(1, 0) != drawn(2, 0)
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_buckets_hold_every_sample_once_within_the_budget(sides: int, shuffle: bool):
+    lengths = pairs_of_lengths(3000)[:, :sides]
+    batches = BucketedBatches(lengths, 500, seed=0, shuffle=shuffle)(epoch=4)
+    assert sorted(flat(batches)) == list(range(3000))
+    assert max(len(batch) * lengths[batch].max() for batch in batches) <= 500
+
+
+def test_a_bucket_could_not_take_the_next_sample():
+    lengths = pairs_of_lengths(3000)
+    batches = BucketedBatches(lengths, 500, shuffle=False)(epoch=0)
+    for batch, following in zip(batches, batches[1:], strict=False):
+        longer = np.append(batch, following[0])
+        assert len(longer) * lengths[longer].max() > 500
+
+
+def test_a_sample_longer_than_the_budget_is_a_batch_alone():
+    batches = BucketedBatches([3, 900, 4, 5, 901], 20, seed=0)(epoch=0)
+    assert sorted(flat(batches)) == [0, 1, 2, 3, 4]
+    assert [1] in [b.tolist() for b in batches]
+    assert [4] in [b.tolist() for b in batches]
+
+
+def test_buckets_waste_little_and_mix_their_samples():
+    lengths = pairs_of_lengths(29_000)
+    order = BucketedBatches(lengths, 2500, seed=0)
+    by_number = ShuffledBatches(29_000, 150)
+    assert padding_share(order(0), lengths) < 0.09
+    assert padding_share(by_number(0), lengths) > 0.4
+
+    batch_of = np.empty(29_000, dtype=int)
+    for number, batch in enumerate(order(1)):
+        batch_of[batch] = number
+    met = again = 0
+    for batch in order(0):
+        counts = np.bincount(batch_of[batch])
+        met += len(batch) * (len(batch) - 1)
+        again += int((counts * (counts - 1)).sum())
+    assert again / met < 0.25, "a sample's companions must not be the same every epoch"
+
+
+def test_buckets_come_in_no_order_of_length():
+    lengths = pairs_of_lengths(5000)
+    longest = [lengths[b].max() for b in BucketedBatches(lengths, 500, seed=0)(epoch=0)]
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.25
+
+
+def test_padding_share_of_a_case_counted_by_hand():
+    # Sides of 2 x 5 and 2 x 3 places, then one sample without padding: 4 + 1 + 3 + 2 + 5 of 21.
+    lengths = [[5, 1], [4, 3], [3, 2]]
+    batches = [np.array([0, 1]), np.array([2])]
+    assert padding_share(batches, lengths) == pytest.approx(1 - 18 / 21)
+
+
+def test_drawing_an_epoch_of_a_million_pairs_takes_about_a_second():
+    order = BucketedBatches(pairs_of_lengths(1_000_000), 25_000)
+    start = perf_counter()
+    order(0)
+    assert perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: ShuffledBatches(10, 0), ConfigError, "batch_size is 0"),
+        (lambda: ShuffledBatches(0, 4), DataError, "no samples"),
+        (lambda: ShuffledBatches(3, 4, drop_last=True), DataError, "drop_last"),
+        (lambda: BucketedBatches([], 10), DataError, "no samples"),
+        (lambda: BucketedBatches([3, 2], 0), ConfigError, "max_tokens is 0"),
+        (lambda: BucketedBatches([[3, 2], [4, 0]], 10), DataError, "sample 1 .*at least"),
+        (lambda: BucketedBatches(np.ones((2, 2, 2)), 10), DataError, "shape"),
+    ],
+)
+def test_what_cannot_be_ordered_is_refused(make, kind: type[Exception], words: str):
+    with pytest.raises(kind, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)

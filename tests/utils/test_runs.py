@@ -1,0 +1,76 @@
+"""Run directories have one owner, are never overwritten, and record what made a number."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.utils import Run
+from common.utils.errors import FaultError, InterruptedRun, UnsafeNameError
+from common.utils.runs import slug
+
+
+def test_two_runs_of_one_second_have_two_directories(tmp_path: Path) -> None:
+    runs = [Run.create("paper", ["optim.lr=1e-3"], 0, tmp_path) for _ in range(3)]
+    names = {run.directory.name for run in runs}
+    assert len(names) == 3
+    assert all("lr=1e-3" in name for name in names)
+
+
+def test_the_record_says_what_ran_and_how_it_ended(tmp_path: Path) -> None:
+    with Run.create("paper", (), 7, tmp_path) as run:
+        record = json.loads((run.directory / "run.json").read_text())
+        assert record["state"] == "running"
+        run.record(metrics={"test/accuracy": 0.5})
+    record = json.loads((run.directory / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert record["seed"] == 7
+    assert record["metrics"] == {"test/accuracy": 0.5}
+    assert record["versions"]["torch"]
+    assert record["hardware"]["cores"] >= 1
+    assert set(record["code"]) == {"commit", "dirty"}
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(ValueError("x"), "failed"), (InterruptedRun("x", 15), "interrupted")]
+)
+def test_an_error_is_recorded(tmp_path: Path, error: Exception, state: str) -> None:
+    run = Run.create("paper", (), 0, tmp_path)
+    with pytest.raises(type(error)), run:
+        raise error
+    assert json.loads((run.directory / "run.json").read_text())["state"] == state
+
+
+def test_a_second_process_is_told_who_owns_the_run(tmp_path: Path) -> None:
+    run = Run.create("paper", (), 0, tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from common.utils import Run;"
+        "Run(Path(sys.argv[1])).__enter__()"
+    )
+    with run:
+        owner = json.loads((run.directory / "run.json").read_text())["pid"]
+        command = [sys.executable, "-c", code, str(run.directory)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert f"in use by process {owner}" in result.stderr
+    with Run(run.directory):
+        pass  # free again
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file")
+    with pytest.raises(FaultError, match="ASSETS_DIR"):
+        Run.create("paper", (), 0, tmp_path / "outputs")
+
+
+def test_an_unsafe_experiment_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeNameError):
+        Run.create("../elsewhere", (), 0, tmp_path)
+
+
+def test_a_slug_is_short_and_safe() -> None:
+    assert slug(["optim.lr=1e-3", "+new.key=a/b c", "model=arc face"]) == (
+        "lr=1e-3_key=a-b-c_model=arc-face"
+    )
+    assert len(slug([f"key{i}=value" for i in range(50)])) <= 80
