@@ -1,0 +1,203 @@
+"""The command line of every experiment: options, overrides, sweeps, resuming, evaluating.
+
+``python -m papers.x.train --config configs/big.yaml optim.lr=1e-3``; ``--help`` lists the rest.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.config.compose import compose, load_run_config
+from common.config.context import RunContext
+from common.config.files import show_path
+from common.config.locate import group_options
+from common.config.option import walk
+from common.config.overrides import expand_sweep
+from common.config.usage import usage
+from common.utils.errors import ConfigError, exit_on_error
+from common.utils.paths import get_outputs_dir
+from common.utils.text import did_you_mean, nearest
+
+_FLAGS = {"--help": "help", "-h": "help", "-m": "multirun", "--multirun": "multirun"}
+_TRAIN_FLAGS = _FLAGS | {"--dry-run": "dry_run"}
+_VALUES = {"--cfg": "cfg"}
+_TRAIN_VALUES = _VALUES | {"--config": "config", "--resume": "resume"}
+_EVALUATE_VALUES = _VALUES | {"--run": "run", "--checkpoint": "checkpoint"}
+
+Main = Callable[[Any, RunContext], float | None]
+_Job = tuple[Any, RunContext]
+
+
+@dataclass
+class Arguments:
+    """A command line, taken apart."""
+
+    help: bool = False
+    multirun: bool = False
+    dry_run: bool = False
+    cfg: str | None = None
+    config: str | None = None
+    resume: str | None = None
+    run: str | None = None
+    checkpoint: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+
+def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = False) -> None:
+    """Run ``main(config, context)`` as the command line says.
+
+    Args:
+        main: What to run; the number it returns is what a sweep's table shows.
+        schema: The experiment's dataclass.
+        anchor: The script, ``__file__``.
+        needs_run: For scripts that read a run, such as ``evaluate.py``: its configuration comes
+            from ``--run`` (the newest run by default), ``context.run_dir`` and
+            ``context.checkpoint`` say what to load.
+
+    Raises:
+        SystemExit: with code 2 after an input error, which is shown in one line.
+    """
+    with exit_on_error():
+        arguments = parse_arguments(sys.argv[1:], schema, needs_run)
+        folder = Path(anchor).absolute().parent
+        if arguments.help:
+            sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
+            return
+        if needs_run:
+            arguments.run = str(_find_run(arguments.run, folder.name))
+        jobs = [arguments.overrides]
+        if arguments.multirun:
+            jobs = expand_sweep(arguments.overrides, lambda group: group_options(folder, group))
+        composed = [_compose(schema, anchor, arguments, overrides) for overrides in jobs]
+        if arguments.cfg:
+            sys.stdout.write("\n".join(context.to_yaml() for _, context in composed))
+        elif arguments.multirun:
+            _sweep(main, composed)
+        else:
+            main(*composed[0])
+
+
+def parse_arguments(words: Sequence[str], schema: type, needs_run: bool = False) -> Arguments:
+    """Take a command line apart.
+
+    Raises:
+        ConfigError: for options that are unknown, incomplete, repeated or contradict each other.
+    """
+    flags = _FLAGS if needs_run else _TRAIN_FLAGS
+    values = _EVALUATE_VALUES if needs_run else _TRAIN_VALUES
+    arguments = Arguments()
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if not word.startswith("-"):
+            arguments.overrides.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name in flags and not equals:
+            setattr(arguments, flags[name], True)
+        elif name in values:
+            if getattr(arguments, values[name]) is not None:
+                raise ConfigError(f"{name} is given twice; keep one")
+            if not equals:
+                value = remaining.pop(0) if remaining else ""
+            if not value or (not equals and value.startswith("-")):
+                raise ConfigError(f"{name} needs a value; see --help")
+            setattr(arguments, values[name], value)
+        else:
+            raise ConfigError(f"unknown option '{name}'; {_hint(name, schema, flags | values)}")
+    if arguments.cfg not in (None, "job"):
+        raise ConfigError(f"--cfg is '{arguments.cfg}', expected job")
+    if arguments.resume and (arguments.config or arguments.multirun):
+        other = "--config" if arguments.config else "-m"
+        raise ConfigError(
+            f"--resume and {other} exclude each other: a resumed run goes on with its own config"
+        )
+    return arguments
+
+
+def _compose(
+    schema: type, anchor: str | Path, arguments: Arguments, overrides: Sequence[str]
+) -> _Job:
+    experiment = Path(anchor).absolute().parent.name
+    run = arguments.run
+    if arguments.resume is not None:
+        run = str(_find_run(arguments.resume, experiment))
+    config: Any
+    if run is None:
+        config, context = compose(schema, anchor, arguments.config, overrides)
+    else:
+        config, context = load_run_config(schema, run, overrides)
+        context.experiment = experiment
+        context.resume = context.run_dir if arguments.resume is not None else None
+        context.checkpoint = arguments.checkpoint or "best"
+        if arguments.run is not None:
+            _check_checkpoint(context)
+    context.dry_run = arguments.dry_run
+    return config, context
+
+
+def _sweep(main: Main, jobs: Sequence[_Job]) -> None:
+    """Run job after job; the table of what finished is printed also when one fails."""
+    results: list[float | None] = []
+    try:
+        for number, (config, context) in enumerate(jobs, 1):
+            sys.stderr.write(f"run {number} of {len(jobs)}: {' '.join(context.overrides)}\n")
+            results.append(main(config, context))
+    finally:
+        rows = [
+            (" ".join(context.overrides) or "-", "-" if result is None else f"{result:.6g}")
+            for (_, context), result in zip(jobs, results, strict=False)
+        ]
+        width = max(len(overrides) for overrides, _ in [("overrides", ""), *rows])
+        for overrides, result in [("overrides", "result"), *rows]:
+            sys.stdout.write(f"{overrides:<{width}}  {result}\n")
+
+
+def _find_run(run: str | None, experiment: str) -> Path:
+    """A run's directory, by path or by name; without either the newest that has a checkpoint.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    home = get_outputs_dir() / experiment
+    if run is not None:
+        for candidate in (Path(run).expanduser(), home / run):
+            if candidate.is_dir():
+                return candidate
+        known = [path.name for path in home.glob("*/") if (path / "config.yaml").is_file()]
+        hint = did_you_mean(run, known) if known else f"{show_path(home)} holds no runs"
+        raise ConfigError(f"no run directory {run!r}; {hint}")
+    runs = [
+        path
+        for path in home.glob("*/")
+        if (path / "config.yaml").is_file() and any(path.glob("checkpoints/*.pt"))
+    ]
+    if not runs:
+        raise ConfigError(
+            f"{show_path(home)} holds no run with a checkpoint; train first: "
+            f"python -m papers.{experiment}.train, or give --run RUN_DIR"
+        )
+    return max(runs, key=lambda path: path.name)  # names begin with the time of the start
+
+
+def _check_checkpoint(context: RunContext) -> None:
+    name = context.checkpoint
+    if context.run_dir is None or (name not in ("best", "last") and Path(name).is_file()):
+        return
+    folder = context.run_dir / "checkpoints"
+    if (folder / f"{name}.pt").is_file():
+        return
+    known = sorted(path.stem for path in folder.glob("*.pt"))
+    shown = show_path(folder)
+    raise ConfigError(f"no checkpoint '{name}' in {shown}/; there: {', '.join(known) or 'none'}")
+
+
+def _hint(name: str, schema: type, options: dict[str, str]) -> str:
+    word = name.strip("-").replace("-", "_")
+    keys = {f.key.rpartition(".")[2]: f.key for f in walk(schema)}
+    if word in keys:
+        return f"values are set without dashes: {keys[word]}=..."
+    match = nearest(name, options)
+    return f"did you mean '{match}'?" if match else "see --help"

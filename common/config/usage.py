@@ -1,0 +1,88 @@
+"""What ``--help`` prints: the forms of a command line and every field of the schema."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.config.locate import groups_of
+from common.config.option import MISSING, defaults_of, section_of, walk
+from common.config.tree import ABSENT, read
+from common.config.validate import describe, show
+from common.utils.paths import get_project_root
+
+_TRAIN = """\
+  --config FILE       a configuration file, from here or from the experiment's folder
+  --resume RUN_DIR    go on with a run, in its directory and with its configuration
+  --dry-run           everything a run does, for one step
+"""
+_EVALUATE = """\
+  --run RUN_DIR       the run to read (default: the newest one with a checkpoint)
+  --checkpoint NAME   best, last, or a file (default: best)
+"""
+_COMMON = """\
+  -m, --multirun      run the product of all values listed: optim.lr=1e-3,1e-4
+  --cfg job           print the final configuration, with the source of every value
+  --help              this text
+"""
+_VALUES = """\
+values:
+  section.key=value   set a value: numbers, text, true, false, null, [a, b], '${other.key}'
+  +new.key=value      add a value the experiment does not know
+  group=name          choose a file of a group
+"""
+
+
+def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool) -> str:
+    """The help of an experiment.
+
+    Args:
+        main: Its main function; the docstring's first line says what it does.
+        schema: Its dataclass.
+        anchor: Its script.
+        needs_run: Whether it reads a run instead of a configuration file.
+    """
+    about = (inspect.getdoc(main) or "").split("\n")[0]
+    parts = [f"usage: {_program(anchor)} [options] [values]\n"]
+    if about:
+        parts.append(f"{about}\n")
+    parts.append("options:\n" + (_EVALUATE if needs_run else _TRAIN) + _COMMON)
+    parts.append(_VALUES)
+    folder = anchor.parent
+    if not needs_run:
+        files = sorted(
+            path.relative_to(folder).as_posix() for path in folder.glob("configs/*.yaml")
+        )
+        if files:
+            parts.append("configuration files: " + ", ".join(files) + "\n")
+        for group, options in groups_of(folder).items():
+            parts.append(f"group {group}: {', '.join(options)}\n")
+    parts.append("keys:\n" + "".join(f"  {line}\n" for line in _keys(schema)))
+    return "\n".join(parts)
+
+
+def _keys(schema: type) -> list[str]:
+    defaults = defaults_of(schema)
+    rows = []
+    for field in walk(schema):
+        default = read(defaults, field.key)
+        if section_of(field.kind) is not None and isinstance(default, dict):
+            continue
+        kind = describe(field.kind)
+        if field.option.choices:
+            kind = "one of " + ", ".join(map(str, field.option.choices))
+        if field.option.limits:
+            kind += f" {field.option.limits}"
+        given = "no default" if default == MISSING else f"default {show(default)}"
+        if default is ABSENT:  # inside a section that is null unless it is given
+            given = "in an optional section"
+        rows.append((field.key, f"{kind}; {given}", field.option.help))
+    width = max((len(key) for key, _, _ in rows), default=0)
+    return [f"{key:<{width}}  {help}  [{kind}]" for key, kind, help in rows]
+
+
+def _program(anchor: Path) -> str:
+    root = get_project_root()
+    if anchor.is_relative_to(root):
+        return f"python -m {'.'.join(anchor.relative_to(root).with_suffix('').parts)}"
+    return f"python {anchor.name}"

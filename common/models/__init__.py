@@ -1,0 +1,42 @@
+"""Building blocks of the papers: attention, the Transformer, decoding, image backbones."""
+
+from common.models.attention import (
+    KeyValue,
+    KVCache,
+    MultiHeadAttention,
+    causal_mask,
+    scaled_dot_product,
+)
+from common.models.decoding import (
+    SearchState,
+    SequenceModel,
+    beam_search,
+    greedy_decode,
+    length_limits,
+    length_penalty_factor,
+)
+from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
+from common.models.resnet import ResNet
+from common.models.transformer import DecoderState, Transformer
+from common.models.vit import VisionTransformer
+
+__all__ = [
+    "DecoderState",
+    "KVCache",
+    "KeyValue",
+    "LearnedPositions",
+    "MultiHeadAttention",
+    "ResNet",
+    "SearchState",
+    "SequenceModel",
+    "SinusoidalPositions",
+    "Transformer",
+    "VisionTransformer",
+    "beam_search",
+    "causal_mask",
+    "greedy_decode",
+    "length_limits",
+    "length_penalty_factor",
+    "scaled_dot_product",
+    "sinusoidal_table",
+]

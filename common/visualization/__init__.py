@@ -1,0 +1,7 @@
+"""Pictures and tables: training curves, attention maps, text tables."""
+
+from common.visualization.attention import plot_attention
+from common.visualization.curves import plot_training_curves
+from common.visualization.tables import text_table
+
+__all__ = ["plot_attention", "plot_training_curves", "text_table"]

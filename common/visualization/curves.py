@@ -1,0 +1,149 @@
+"""Training curves: one run or several, linear or log, with a rolling mean."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from common.utils.errors import DataError
+from common.utils.text import did_you_mean
+from common.visualization.style import house_style, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Records: TypeAlias = Sequence[Mapping[str, Any]]
+History: TypeAlias = Records | Path | str
+
+_AXES = ("step", "epoch")
+
+
+def plot_training_curves(
+    histories: History | Mapping[str, History],
+    out: Path | str | None = None,
+    metrics: Sequence[str] | None = None,
+    log: bool = False,
+    smooth: int | None = None,
+) -> "Figure":
+    """Draw metrics over steps, one panel per quantity.
+
+    ``train/loss`` and ``validation/loss`` share the panel ``loss``. Several runs share the panels
+    and are told apart by colour, training and validation by a dashed and a solid line.
+
+    Args:
+        histories: Records (as in ``history.json``), or a file or run directory that holds them;
+            or several of these by label.
+        out: Where to write the picture (``.png``, ``.svg``, ``.pdf``).
+        metrics: Panels or full keys to draw, e.g. ``["loss", "validation/accuracy"]``; by default
+            all but times.
+        log: A logarithmic axis of values.
+        smooth: Draw a rolling mean over so many records, with the raw line faint behind it.
+
+    Returns:
+        The figure, for more drawing or for a notebook to show.
+
+    Raises:
+        DataError: if a history is missing or empty, or has no such metric.
+    """
+    runs = histories if isinstance(histories, Mapping) else {"": histories}
+    records = {label: read_history(history) for label, history in runs.items()}
+    panels = _panels(records, metrics)
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with house_style():
+        figure = new_figure(4.6 * columns, 3.2 * rows)
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for axis, (title, keys) in zip(axes, panels.items(), strict=False):
+            for index, (label, history) in enumerate(records.items()):
+                for key in keys:
+                    _draw(axis, history, key, label, f"C{index}", len(records) > 1, smooth)
+            axis.set_title(title)
+            axis.set_xlabel("step")
+            if log:
+                axis.set_yscale("log")
+            if len(axis.get_lines()) > 1:
+                axis.legend()
+        for axis in list(axes)[len(panels) :]:
+            axis.set_visible(False)
+        save_figure(figure, out)
+    return figure
+
+
+def read_history(history: History) -> Records:
+    """Records from records, ``history.json``, ``metrics.jsonl`` or a run directory.
+
+    Raises:
+        DataError: if there is nothing to read.
+    """
+    if not isinstance(history, str | Path):
+        if not history:
+            raise DataError("the history has no records; has the run validated yet?")
+        return history
+    path = Path(history)
+    if path.is_dir():
+        found = [path / name for name in ("metrics.jsonl", "history.json")]
+        path = next((file for file in found if file.is_file()), path)
+    if not path.is_file():
+        raise DataError(f"{path} is no run directory, history.json or metrics.jsonl")
+    text = path.read_text(encoding="utf-8")
+    is_lines = path.suffix == ".jsonl"
+    return read_history(
+        [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
+    )
+
+
+def rolling_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to ``window - 1`` before it."""
+    sums, means = 0.0, []
+    for index, value in enumerate(values):
+        sums += value - (values[index - window] if index >= window else 0.0)
+        means.append(sums / min(index + 1, window))
+    return means
+
+
+def _panels(records: Mapping[str, Records], metrics: Sequence[str] | None) -> dict[str, list[str]]:
+    """Keys by panel; the panel of ``validation/loss`` is ``loss``."""
+    keys = {key for history in records.values() for record in history for key in record}
+    keys = {key for key in keys if key not in _AXES and not key.startswith("time/")}
+    panels: dict[str, list[str]] = {}
+    for key in sorted(keys, key=lambda key: (not key.endswith("loss"), key)):
+        panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
+    if metrics is None:
+        return panels
+    chosen: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric in panels:
+            chosen[metric] = panels[metric]
+        elif metric in keys:
+            chosen[metric] = [metric]
+        else:
+            raise DataError(f"no run has '{metric}': {did_you_mean(metric, keys | panels.keys())}")
+    return chosen
+
+
+def _draw(
+    axis: Any,
+    history: Records,
+    key: str,
+    label: str,
+    colour: str,
+    several_runs: bool,
+    smooth: int | None,
+) -> None:
+    points = [(r["step"], r[key]) for r in history if isinstance(r.get(key), int | float)]
+    if not points:
+        return
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    part = key.split("/", 1)[0] if "/" in key else ""
+    name = " ".join(filter(None, [label, part]))
+    style: dict[str, Any] = {"linestyle": "--" if part == "train" else "-"}
+    if several_runs:
+        style["color"] = colour
+    if len(points) == 1:
+        style["marker"] = "o"
+    if smooth and len(points) > 1:
+        (raw,) = axis.plot(steps, values, alpha=0.25, linewidth=1.0, **style)
+        style["color"] = raw.get_color()
+        values = rolling_mean(values, smooth)
+    axis.plot(steps, values, label=name or None, **style)

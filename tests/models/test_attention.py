@@ -1,0 +1,152 @@
+"""Attention: both paths compute the same, masks leave no NaN, the cache is the past."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.models import KVCache, MultiHeadAttention, causal_mask, scaled_dot_product
+from common.utils.errors import ConfigError
+
+
+def random_heads(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def padding(lengths: list[int], longest: int) -> Tensor:
+    return (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "keep", [None, padding([5, 3, 0], 5)], ids=["no padding", "padding and one empty row"]
+)
+def test_fused_and_explicit_paths_give_the_same_output_and_gradients(
+    causal: bool, keep: Tensor | None
+) -> None:
+    torch.manual_seed(0)
+    inputs = [random_heads(3, 2, 5, 8) for _ in range(3)]
+    results = []
+    for need_weights in (False, True):
+        output, weights = scaled_dot_product(
+            *inputs, keep=keep, causal=causal, need_weights=need_weights
+        )
+        assert (weights is not None) == need_weights
+        results.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+    for fused, explicit in zip(*results, strict=True):
+        torch.testing.assert_close(fused, explicit, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_may_attend_to_nothing_gives_zero_and_finite_gradients(
+    need_weights: bool, dtype: torch.dtype
+) -> None:
+    inputs = [torch.randn(2, 2, 4, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+    output, weights = scaled_dot_product(
+        *inputs, keep=padding([0, 4], 4), causal=True, need_weights=need_weights
+    )
+    assert not output[0].any()
+    assert output[1].any()
+    if weights is not None:
+        assert not weights[0].any()
+        torch.testing.assert_close(weights[1].sum(-1), torch.ones(2, 4, dtype=dtype))
+    for gradient in torch.autograd.grad(output.float().square().sum(), inputs):
+        assert gradient.isfinite().all()
+
+
+def test_the_causal_mask_is_aligned_with_the_last_key() -> None:
+    expected = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool()
+    assert torch.equal(causal_mask(3, 5), expected)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_a_causal_query_does_not_see_the_future(need_weights: bool) -> None:
+    query, key, value = (random_heads(1, 2, 6, 4) for _ in range(3))
+    output, _ = scaled_dot_product(query, key, value, causal=True, need_weights=need_weights)
+    (gradient,) = torch.autograd.grad(output[:, :, 2].sum(), value)
+    assert gradient[:, :, :3].all()
+    assert not gradient[:, :, 3:].any()
+
+
+def test_multi_head_attention_equals_torch_with_its_weights() -> None:
+    torch.manual_seed(1)
+    reference = nn.MultiheadAttention(16, 4, batch_first=True).double()
+    ours = MultiHeadAttention(16, 4).double()
+    ours.load_state_dict(
+        {
+            "in_proj.weight": reference.in_proj_weight,
+            "in_proj.bias": torch.randn_like(reference.in_proj_bias),
+            "out_proj.weight": reference.out_proj.weight,
+            "out_proj.bias": torch.randn_like(reference.out_proj.bias),
+        }
+    )
+    reference.in_proj_bias.data = ours.in_proj.bias.data
+    reference.out_proj.bias.data = ours.out_proj.bias.data
+    query, memory = torch.randn(2, 5, 16).double(), torch.randn(2, 7, 16).double()
+    keep = padding([7, 4], 7)
+
+    expected, expected_weights = reference(
+        query, memory, memory, key_padding_mask=~keep[:, 0, 0], average_attn_weights=False
+    )
+    for source in (memory, ours.project_memory(memory)):
+        output, weights = ours(query, source, keep=keep, need_weights=True)
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(weights, expected_weights)
+
+
+def test_each_projection_is_xavier_uniform_on_its_own() -> None:
+    attention = MultiHeadAttention(64, 4)
+    bound = (6 / (64 + 64)) ** 0.5
+    for weight in (*attention.in_proj.weight.chunk(3), attention.out_proj.weight):
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert not attention.in_proj.bias.any()
+
+
+def test_rows_that_share_a_memory_attend_as_if_it_were_repeated() -> None:
+    attention = MultiHeadAttention(8, 2)
+    query, memory, keep = torch.randn(6, 1, 8), torch.randn(2, 5, 8), padding([5, 2], 5)
+    shared, _ = attention(query, memory, keep=keep)
+    repeated, _ = attention(
+        query, memory.repeat_interleave(3, 0), keep=keep.repeat_interleave(3, 0)
+    )
+    torch.testing.assert_close(shared, repeated)
+
+
+@torch.no_grad()
+def test_cached_self_attention_equals_uncached_in_steps_of_any_length() -> None:
+    attention = MultiHeadAttention(8, 2)
+    x = torch.randn(3, 7, 8)
+    expected, _ = attention(x, causal=True)
+    cache = KVCache(7)
+    pieces = [attention(part, causal=True, cache=cache)[0] for part in x.split([1, 3, 1, 2], 1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), expected)
+
+
+@torch.no_grad()
+def test_a_reordered_cache_continues_the_chosen_rows() -> None:
+    attention = MultiHeadAttention(8, 2)
+    past, now = torch.randn(3, 4, 8), torch.randn(4, 1, 8)
+    for chosen in ([2, 0, 0, 1], [1], [0, 2]):
+        cache = KVCache(6)
+        attention(past, causal=True, cache=cache)
+        cache.reorder(torch.tensor(chosen))
+        step, _ = attention(now[: len(chosen)], causal=True, cache=cache)
+        whole, _ = attention(torch.cat([past[chosen], now[: len(chosen)]], 1), causal=True)
+        torch.testing.assert_close(step[:, 0], whole[:, -1])
+
+
+@torch.no_grad()
+def test_appending_writes_in_place_and_refuses_what_does_not_fit() -> None:
+    cache = KVCache(2)
+    key = torch.randn(1, 2, 1, 4)
+    first, _ = cache.append(key, key)
+    second, _ = cache.append(key, key)
+    assert first.data_ptr() == second.data_ptr()
+    with pytest.raises(ValueError, match="cannot append 1 tokens after 2"):
+        cache.append(key, key)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match="d_model is 10 and num_heads is 4"):
+        MultiHeadAttention(10, 4)

@@ -1,0 +1,90 @@
+"""Pictures show what they were given; tables cut nothing off."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.utils.errors import DataError
+from common.visualization import plot_attention, plot_training_curves, text_table
+from common.visualization.curves import rolling_mean
+
+
+def _history(offset: float = 0.0) -> list[dict]:
+    return [
+        {"step": s, "epoch": 1, "train/loss": 2.0 / s, "validation/loss": 2.5 / s + offset}
+        | {"validation/accuracy": s / 10, "lr": 1e-3, "time/seconds": s}
+        for s in range(1, 9)
+    ]
+
+
+def test_every_quantity_has_a_panel_and_times_have_none(tmp_path: Path) -> None:
+    figure = plot_training_curves(_history(), out=tmp_path / "new" / "curves.png")
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert titles == ["loss", "lr", "accuracy"]
+    assert (tmp_path / "new" / "curves.png").stat().st_size > 10_000
+    loss = figure.axes[0]
+    assert [line.get_label() for line in loss.get_lines()] == ["train", "validation"]
+    assert list(loss.get_lines()[0].get_ydata()) == [2.0 / s for s in range(1, 9)]
+
+
+def test_several_runs_share_a_panel() -> None:
+    figure = plot_training_curves(
+        {"a": _history(), "b": _history(1.0)}, metrics=["validation/loss"]
+    )
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert labels == ["a validation", "b validation"]
+
+
+def test_a_log_axis_and_a_rolling_mean() -> None:
+    figure = plot_training_curves(_history(), metrics=["loss"], log=True, smooth=3)
+    assert figure.axes[0].get_yscale() == "log"
+    assert len(figure.axes[0].get_lines()) == 4  # raw and smooth, for training and validation
+    assert rolling_mean([1.0, 2.0, 3.0, 4.0], 2) == [1.0, 1.5, 2.5, 3.5]
+
+
+def test_files_and_run_directories_are_read(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(json.dumps(_history()))
+    lines = "\n".join(json.dumps(record) for record in _history())
+    for source in (tmp_path, tmp_path / "history.json"):
+        assert plot_training_curves(source).axes
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    assert plot_training_curves(str(tmp_path / "metrics.jsonl")).axes
+
+
+def test_a_missing_history_or_metric_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run directory"):
+        plot_training_curves(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no records"):
+        plot_training_curves([])
+    with pytest.raises(DataError, match="did you mean 'loss'"):
+        plot_training_curves(_history(), metrics=["los"])
+
+
+def test_attention_has_a_panel_per_head(tmp_path: Path) -> None:
+    weights = torch.rand(5, 3, 4).softmax(-1)
+    figure = plot_attention(weights, ["$a", " ", "c", "d"], ["x", "y", "z"], tmp_path / "a.png")
+    assert sum(axis.get_visible() for axis in figure.axes) == 5
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
+def test_attention_that_does_not_fit_its_tokens_is_refused() -> None:
+    with pytest.raises(DataError, match=r"shape \(2, 3\)"):
+        plot_attention(torch.rand(2, 3), ["a"], ["b", "c"])
+
+
+def test_a_table_cuts_nothing_off() -> None:
+    long = "word " * 60
+    table = text_table([["bleu", 35.123456], ["text", long]], ["name", "value"], "results")
+    assert "35.12" in table
+    assert table.count("word") == 60
+    assert table.splitlines()[0].strip() == "results"
+
+
+def test_drawing_leaves_the_process_as_it_was() -> None:
+    import matplotlib as mpl
+
+    before = mpl.rcParams["axes.grid"], mpl.get_backend()
+    plot_training_curves(_history())
+    assert (mpl.rcParams["axes.grid"], mpl.get_backend()) == before
