@@ -3,11 +3,11 @@
 Importing it loads neither Hydra nor PyTorch.
 """
 
-from common.config.compose import compose, load_run_config
+from common.config.command_line import launch
 from common.config.context import ConfigConflictError, Lifetime, RunContext, Source
-from common.config.instantiate import instantiate
-from common.config.launch import launch
-from common.config.option import nested, option
+from common.config.load import compose, load_run_config
+from common.config.schema import nested, option
+from common.config.targets import instantiate
 
 __all__ = [
     "ConfigConflictError",

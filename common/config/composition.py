@@ -13,11 +13,11 @@ from typing import Any
 
 from common.config.context import Origin, Source
 from common.config.files import ConfigFile
-from common.config.instantiate import check_targets
 from common.config.interpolation import check_references, resolve
 from common.config.locate import group_folder, read_group
-from common.config.option import defaults_of, fields_of, lookup, section_of, suggest, walk
 from common.config.overrides import COMMAND_LINE, Override, parse_overrides
+from common.config.schema import defaults_of, fields_of, lookup, section_of, suggest, walk
+from common.config.targets import check_targets
 from common.config.tree import leaves, merge, nest
 from common.config.validate import (
     InvalidValue,
@@ -90,6 +90,7 @@ class Composition:
         for layer in layers:
             self._check_layer(layer)
         values = [self._check_override(o) for o in overrides if o not in chosen]
+        _check_overlap([o.key for o in overrides if o not in chosen])
         tree = _compose_with_hydra(order, layers, self.file.shown)
         for value in values:
             merge(tree, value)
@@ -105,7 +106,8 @@ class Composition:
         for entry in entries if isinstance(entries, list) else [entries]:
             pair = list(entry.items()) if isinstance(entry, dict) else [(entry, "")]
             group, choice = pair[0] if len(pair) == 1 else (None, None)
-            if (entry != _SELF and not isinstance(entry, dict)) or not isinstance(choice, str):
+            wrong = isinstance(entry, dict) == (group == _SELF)  # one or the other
+            if wrong or not isinstance(choice, str):
                 raise ConfigError(
                     f"{place}: defaults has the entry {show(entry)}; "
                     "expected '_self_' or 'group: choice'"
@@ -122,6 +124,8 @@ class Composition:
         try:
             check_partial(self.schema, known)
             check_references(layer.content)
+            for name, value in layer.content.items():
+                pass
         except InvalidValue as error:
             raise ConfigError(f"{layer.place(error.key)}: {error}") from None
         if not self._restored:
@@ -194,7 +198,14 @@ class Composition:
         if key in self.origins:
             return self.origins[key].place
         below = [o.place for k, o in self.origins.items() if k.startswith(f"{key}.")]
-        return below[-1] if below else self.file.shown
+        return below[-1] if below else self.file.place(key)
+
+
+def _check_overlap(keys: Sequence[str]) -> None:
+    for outer in keys:
+        for inner in keys:
+            if inner.startswith(f"{outer}."):
+                raise ConfigError(f"{COMMAND_LINE}: {outer} and {inner} overlap; give one of them")
 
 
 def _split(schema: type, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -114,6 +114,13 @@ class RunContext:
         self._origins = dict(origins or {})
         self._values: dict[Lifetime, dict[str, tuple[Any, Origin]]] = {t: {} for t in Lifetime}
 
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """The file an evaluation loads; ``None`` without a run."""
+        if self.run_dir is not None and self.checkpoint in ("best", "last"):
+            return self.run_dir / "checkpoints" / f"{self.checkpoint}.pt"
+        return None if self.run_dir is None else Path(self.checkpoint).expanduser()
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key: the shortest-lived one there is, else the configuration's."""
         for values in self._values.values():

@@ -20,6 +20,7 @@ MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_LAST_PART = re.compile(r"(\[\d+\]|\.?[^.\[]+|.)$")
 _WORDS = {"": None, "~": None, "true": True, "false": False} | {
     sign + word: float(sign + word[1:]) for word in (".inf", ".nan") for sign in ("", "+", "-")
 }
@@ -45,7 +46,7 @@ class ConfigFile:
     def place(self, key: str) -> str:
         """``file:line`` of a key, or of the nearest section around it."""
         while key and key not in self.lines:
-            key = key.rpartition(".")[0]
+            key = _LAST_PART.sub("", key)
         return f"{self.shown}:{self.lines[key]}" if key else self.shown
 
     def under(self, group: str) -> "ConfigFile":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.locate import groups_of
-from common.config.option import MISSING, defaults_of, section_of, walk
+from common.config.schema import MISSING, defaults_of, section_of, walk
 from common.config.tree import ABSENT, read
 from common.config.validate import describe, show
 from common.utils.paths import get_project_root
@@ -43,7 +43,7 @@ def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool)
         needs_run: Whether it reads a run instead of a configuration file.
     """
     about = (inspect.getdoc(main) or "").split("\n")[0]
-    parts = [f"usage: {_program(anchor)} [options] [values]\n"]
+    parts = [f"usage: {program(anchor)} [options] [values]\n"]
     if about:
         parts.append(f"{about}\n")
     parts.append("options:\n" + (_EVALUATE if needs_run else _TRAIN) + _COMMON)
@@ -72,7 +72,7 @@ def _keys(schema: type) -> list[str]:
         if field.option.choices:
             kind = "one of " + ", ".join(map(str, field.option.choices))
         if field.option.limits:
-            kind += f" {field.option.limits}"
+            kind += f", {field.option.limits}"
         given = "no default" if default == MISSING else f"default {show(default)}"
         if default is ABSENT:  # inside a section that is null unless it is given
             given = "in an optional section"
@@ -81,7 +81,8 @@ def _keys(schema: type) -> list[str]:
     return [f"{key:<{width}}  {help}  [{kind}]" for key, kind, help in rows]
 
 
-def _program(anchor: Path) -> str:
+def program(anchor: Path) -> str:
+    """How a script is started: ``python -m papers.x.train`` in the project."""
     root = get_project_root()
     if anchor.is_relative_to(root):
         return f"python -m {'.'.join(anchor.relative_to(root).with_suffix('').parts)}"

@@ -12,7 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from common.config.option import (
+from common.config.schema import (
     MISSING,
     Field,
     Option,

@@ -15,6 +15,7 @@ from common.models.decoding import (
     length_limits,
     length_penalty_factor,
 )
+from common.models.dropout import Dropout
 from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from common.models.resnet import ResNet
 from common.models.transformer import DecoderState, Transformer
@@ -22,6 +23,7 @@ from common.models.vit import VisionTransformer
 
 __all__ = [
     "DecoderState",
+    "Dropout",
     "KVCache",
     "KeyValue",
     "LearnedPositions",

@@ -32,8 +32,10 @@ class SequenceModel(Protocol):
         """Read the sources once; returns a ``SearchState`` with room for ``max_len`` tokens."""
 
     def step(self, tokens: Int[Tensor, "R"], state: Any) -> Float[Tensor, "R V"]:
-        """Read one token per row; returns the logits of the next. R is a multiple of B: each
-        group of R / B rows continues one source."""
+        """Read one token per row; return the logits of the next, which a search may overwrite.
+
+        R is a multiple of B: each group of R / B rows continues one source.
+        """
 
 
 def length_limits(
@@ -47,6 +49,34 @@ def length_limits(
 def length_penalty_factor(length: int, alpha: float) -> float:
     """lp(Y) = ((5 + |Y|) / 6)^alpha, by which a hypothesis' log-probability is divided."""
     return ((5 + length) / 6) ** alpha
+
+
+def top_log_probs(
+    logits: Float[Tensor, "R V"], k: int, block: int = 64
+) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
+    """The k largest log-probabilities of each row and their tokens (all V where V < k).
+
+    Only the k blocks with the largest maxima can hold the k largest logits, so that the slow
+    selection sees k blocks instead of the whole vocabulary. Float32 logits are overwritten.
+    """
+    rows, vocab_size = logits.shape
+    logits = logits.float()
+    blocks = vocab_size // block
+    if k < blocks:
+        whole = logits[:, : blocks * block].unflatten(1, (blocks, block))
+        best = whole.amax(dim=-1).topk(k).indices
+        inside = torch.arange(block, device=logits.device)
+        behind = torch.arange(blocks * block, vocab_size, device=logits.device)
+        tokens = torch.cat(
+            [(best[:, :, None] * block + inside).flatten(1), behind.expand(rows, -1)], dim=1
+        )
+        top, chosen = logits.gather(1, tokens).topk(k)
+        tokens = tokens.gather(1, chosen)
+    else:
+        top, tokens = logits.topk(min(k, vocab_size))
+    largest = top[:, :1]
+    log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_() + largest
+    return top - log_sum, tokens
 
 
 @torch.inference_mode()
@@ -149,14 +179,16 @@ def beam_search(
         beams = [hypothesis for search in active for hypothesis in search.beam]
         tokens = torch.tensor([tokens[-1] for _, _, tokens in beams], device=source.device)
         scores = torch.tensor([score for score, _, _ in beams], device=source.device)
-        log_probs = model.step(tokens, state).float().log_softmax(dim=-1)
-        vocab_size = log_probs.shape[-1]
-        totals = log_probs.add_(scores[:, None]).view(len(active), beam_size * vocab_size)
-        top_scores, top_indices = totals.topk(beam_size)
+        log_probs, candidates = top_log_probs(model.step(tokens, state), beam_size)
+        # The best of a sentence are among the best of each of its places in the beam.
+        totals = (log_probs + scores[:, None]).view(len(active), -1)
+        top_scores, places = totals.topk(beam_size)
+        top_tokens = candidates.view(len(active), -1).gather(1, places)
+        parents = places // candidates.shape[1]
 
-        found = zip(active, top_scores.tolist(), top_indices.tolist(), strict=True)
-        for search, values, indices in found:
-            search.advance(values, indices, vocab_size)
+        found = torch.stack([parents, top_tokens], dim=-1).tolist()
+        for search, values, indices in zip(active, top_scores.tolist(), found, strict=True):
+            search.advance(values, indices)
         going = [i for i, search in enumerate(active) if not search.done]
         if not going:
             return [search.best for search in searches]
@@ -191,14 +223,13 @@ class _SentenceBeam:
             _Hypothesis(-math.inf if place else 0.0, 0, [bos_id]) for place in range(beam_size)
         ]
 
-    def advance(self, scores: list[float], indices: list[int], vocab_size: int) -> None:
-        """Take the top candidates; candidate i is (place in the beam) * vocab_size + token."""
+    def advance(self, scores: list[float], candidates: list[list[int]]) -> None:
+        """Take the top candidates, each a place in the beam and a token to put behind it."""
         living = []
-        for score, index in sorted(zip(scores, indices, strict=True), key=_best_first):
-            parent, token = divmod(index, vocab_size)
-            tokens = self.beam[parent].tokens
+        for score, (parent, token) in sorted(zip(scores, candidates, strict=True), key=_best_first):
             if score == -math.inf:
                 break
+            tokens = self.beam[parent].tokens
             if token != self.eos_id:
                 living.append(_Hypothesis(score, parent, [*tokens, token]))
             elif self._penalised(score, len(tokens)) > self.best_score:
@@ -224,9 +255,9 @@ class _SentenceBeam:
         return score / length_penalty_factor(length, self.alpha)
 
 
-def _best_first(candidate: tuple[float, int]) -> tuple[float, int]:
-    score, index = candidate
-    return -score, index
+def _best_first(candidate: tuple[float, list[int]]) -> tuple[float, list[int]]:
+    score, place_and_token = candidate
+    return -score, place_and_token
 
 
 def _limits(max_len: int | Sequence[int], sentences: int) -> list[int]:

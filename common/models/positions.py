@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.utils.errors import DataError
+
 
 def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "T D"]:
     """PE(pos, 2i) = sin(pos / 10000^(2i/D)) and PE(pos, 2i+1) = cos(pos / 10000^(2i/D)).
@@ -29,11 +31,11 @@ class _Positions(nn.Module):
         """Add the positions ``start .. start + T - 1``.
 
         Raises:
-            ValueError: the sequence reaches past the table.
+            DataError: the sequence reaches past the table.
         """
         end = start + x.shape[1]
         if end > len(self.table):
-            raise ValueError(
+            raise DataError(
                 f"a sequence of {end} tokens, but there are positions for {len(self.table)}: "
                 f"shorten it or build the model with max_len >= {end}"
             )

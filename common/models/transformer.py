@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from common.models.attention import KeyValue, KVCache, MultiHeadAttention
+from common.models.dropout import Dropout
 from common.models.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
 from common.models.positions import LearnedPositions, SinusoidalPositions
 from common.utils.errors import ConfigError
@@ -130,7 +131,7 @@ class Transformer(nn.Module):
         Table = SinusoidalPositions if positions == "sinusoidal" else LearnedPositions
         self.source_positions = Table(max_len, d_model)
         self.target_positions = Table(max_len, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = nn.ModuleList(
             EncoderLayer(attention(), feed_forward(), residual(), residual())
             for _ in range(num_encoder_layers)
@@ -149,7 +150,11 @@ class Transformer(nn.Module):
         """The parameter that turns a hidden state into logits."""
         if self.output is not None:
             return self.output.weight
-        return (self.target_embedding or self.source_embedding).weight
+        return self._target_table.weight
+
+    @property
+    def _target_table(self) -> nn.Embedding:
+        return self.target_embedding or self.source_embedding
 
     def encode(
         self, source: Int[Tensor, "B S"], maps: list[Tensor] | None = None
@@ -186,7 +191,7 @@ class Transformer(nn.Module):
         """
         keep = None if source_mask is None else source_mask[:, None, None]
         start = cache[0].length if cache else 0
-        x = (self.target_embedding or self.source_embedding)(target) * math.sqrt(self.d_model)
+        x = self._target_table(target) * math.sqrt(self.d_model)
         x = self.dropout(self.target_positions(x, start))
         for i, layer in enumerate(self.decoder):
             x, weights, cross_weights = layer(
@@ -216,7 +221,7 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def attention_maps(
         self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]
-    ) -> dict[str, Float[Tensor, "L B H _ _"]]:
+    ) -> dict[str, Float[Tensor, "_ B H _ _"]]:
         """Attention weights of every layer: "encoder" (S, S), "decoder" (T, T), "cross" (T, S)."""
         encoder: list[Tensor] = []
         decoder: list[Tensor] = []

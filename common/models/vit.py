@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.models.attention import MultiHeadAttention
+from common.models.dropout import Dropout
 from common.models.layers import EncoderLayer, FeedForward, Residual
-from common.utils.errors import ConfigError
+from common.utils.errors import ConfigError, DataError
 
 
 class VisionTransformer(nn.Module):
@@ -62,7 +63,7 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, d_model))
         tokens = 1 + (image_size // patch_size) ** 2
         self.positions = nn.Parameter(torch.randn(1, tokens, d_model) * 0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = nn.ModuleList(
             EncoderLayer(
                 MultiHeadAttention(d_model, num_heads, attention_dropout),
@@ -87,13 +88,11 @@ class VisionTransformer(nn.Module):
             maps: A list to which each layer's attention weights (B, heads, T, T) are appended.
 
         Raises:
-            ValueError: the images do not have the model's size.
+            DataError: the images do not have the model's size.
         """
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
-            raise ValueError(
-                f"images are {tuple(images.shape[-2:])}: the model was made for {size}"
-            )
+            raise DataError(f"images are {tuple(images.shape[-2:])}: the model was made for {size}")
         patches = rearrange(self.patch_embedding(images), "b d h w -> b (h w) d")
         x = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
         x = self.dropout(x + self.positions)

@@ -3,7 +3,7 @@
 from common.training.callbacks import EMA, Callback, EarlyStopping, ReduceOnPlateau
 from common.training.checkpointing import (
     average_checkpoints,
-    load_model_weights,
+    load_run_weights,
     step_checkpoints,
 )
 from common.training.config import TrainerConfig
@@ -29,7 +29,7 @@ __all__ = [
     "average_checkpoints",
     "build_optimizer",
     "build_schedule",
-    "load_model_weights",
+    "load_run_weights",
     "open_run",
     "step_checkpoints",
 ]

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from common.utils.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from common.training.task import Task
+from common.utils.checkpoint import (
+    link_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from common.utils.errors import CheckpointError
 from common.utils.files import TEMPORARY_PREFIX
+from common.utils.weights import read_weights
 
 
 class Checkpointer:
@@ -67,30 +73,45 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
     """
     if not paths:
         raise CheckpointError("there are no checkpoints to average; train with trainer.keep > 0")
-    sums: dict[str, Tensor] = {}
-    weights: dict[str, Tensor] = {}
-    for path in paths:
+    weights = load_checkpoint(paths[0])["model"]
+    sums = {key: value.double() for key, value in weights.items()}
+    for path in paths[1:]:
         weights = load_checkpoint(path)["model"]
-        if sums and (sums.keys() != weights.keys()):
+        shapes = {key: value.shape for key, value in weights.items()}
+        if shapes != {key: value.shape for key, value in sums.items()}:
             raise CheckpointError(f"{path} holds other weights than {paths[0]}")
         for key, value in weights.items():
-            if sums and sums[key].shape != value.shape:
-                raise CheckpointError(f"{key} has shape {tuple(value.shape)} in {path} only")
-            sums[key] = sums[key] + value.double() if key in sums else value.double()
+            sums[key] += value.double()
     return {
         key: (sums[key] / len(paths)).to(value.dtype) if value.is_floating_point() else value
         for key, value in weights.items()
     }
 
 
-def load_model_weights(path: Path) -> dict[str, Tensor]:
-    """The evaluated weights of a checkpoint: the moving average if it has one, else the model.
+def load_run_weights(task: Task, run_dir: Path, checkpoint: str = "final") -> Path:
+    """Put the weights of an earlier run into ``task``, which has its shape already.
+
+    Args:
+        task: A configured task.
+        run_dir: The run.
+        checkpoint: ``final`` (``model.safetensors``), ``best``, ``last``, or the path of a
+            checkpoint. Of a checkpoint with a moving average, the average is taken.
+
+    Returns:
+        The file that was read.
 
     Raises:
-        CheckpointError: if the file is damaged or holds no model.
+        CheckpointError: if the file is missing, damaged, or does not fit.
     """
+    if checkpoint == "final":
+        path = run_dir / "model.safetensors"
+        read_weights(task, path)
+        return path
+    named = run_dir / "checkpoints" / f"{checkpoint}.pt"
+    path = named if named.is_file() else Path(checkpoint)
     state = load_checkpoint(path)
     if "model" not in state:
         raise CheckpointError(f"{path} holds no model; expected a checkpoint of a run")
-    shadow = state.get("callbacks", {}).get("EMA", {}).get("shadow", {})
-    return {**state["model"], **{key: torch.as_tensor(value) for key, value in shadow.items()}}
+    average = state.get("callbacks", {}).get("EMA", {}).get("shadow", {})
+    load_weights(task, {**state["model"], **average}, str(path))
+    return path

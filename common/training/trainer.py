@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from common.config import RunContext, Source
-from common.data.info import DatasetInfo
 from common.data.foreign import as_epoch_loader
+from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
 from common.training.cadence import Cadence
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
@@ -63,6 +63,7 @@ class Trainer:
         task: The task being trained.
         loss: The last micro-batch's loss, on the device.
         grad_norm: The last update's gradient norm before clipping, if it was computed.
+        is_main: Whether this process writes the record.
         lr_scale: A factor on the scheduled rate, for callbacks.
     """
 
@@ -102,8 +103,8 @@ class Trainer:
         self._saved_at = 0
         self._started = 0.0
         self._speed_from = (0.0, 0.0)
-        self._is_main = self.strategy.rank == 0
-        records = run.directory if run is not None and self._is_main else None
+        self.is_main = self.strategy.rank == 0
+        records = run.directory if run is not None and self.is_main else None
         self.callbacks = sorted(
             [*callbacks, *standard_callbacks(records)], key=lambda c: c.priority
         )
@@ -224,7 +225,7 @@ class Trainer:
             return None
         self.state.wall_seconds = time.monotonic() - self._started
         state = capture(self)
-        return self._checkpointer.save(state, self.state.step, best) if self._is_main else None
+        return self._checkpointer.save(state, self.state.step, best) if self.is_main else None
 
     # ---- phases ---------------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ class Trainer:
         self.total_steps = self._count_steps()
         self.context.set("trainer.total_steps", self.total_steps, Source.DERIVED)
         self._schedule = build_schedule(schedule or ScheduleConfig(), self.total_steps)
-        if self.run is not None and self._is_main:
+        if self.run is not None and self.is_main:
             self.run.write_config(self.context.to_yaml())
         count = sum(p.numel() for p in self._parameters)
         logger.info(

@@ -27,8 +27,12 @@ class ModelConfig:
     num_decoder_layers: int = option("decoder layers (N)", 6, ge=1)
     d_ff: int = option("inner width of the feed-forward layers", 2048, ge=1)
     dropout: float = option("P_drop", 0.1, ge=0, lt=1)
-    attention_dropout: float = option("dropout of attention weights (not in the paper)", 0.0, ge=0, lt=1)
-    activation_dropout: float = option("dropout inside feed-forward (not in the paper)", 0.0, ge=0, lt=1)
+    attention_dropout: float = option(
+        "dropout of attention weights (not in the paper)", 0.0, ge=0, lt=1
+    )
+    activation_dropout: float = option(
+        "dropout inside feed-forward (not in the paper)", 0.0, ge=0, lt=1
+    )
     norm: str = option("post as in the paper, or pre", "post", choices=("post", "pre"))
     positions: str = option("position encoding", "sinusoidal", choices=("sinusoidal", "learned"))
     tie_embeddings: bool = option("one matrix for source, target and output (3.4)", True)

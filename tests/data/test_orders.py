@@ -1,6 +1,7 @@
 """Orders: every sample once, pure in (seed, epoch), buckets within their budget."""
 
-from time import perf_counter
+from itertools import pairwise
+from time import process_time
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_buckets_hold_every_sample_once_within_the_budget(sides: int, shuffle: b
 def test_a_bucket_could_not_take_the_next_sample():
     lengths = pairs_of_lengths(3000)
     batches = BucketedBatches(lengths, 500, shuffle=False)(epoch=0)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         longer = np.append(batch, following[0])
         assert len(longer) * lengths[longer].max() > 500
 
@@ -112,9 +113,9 @@ def test_padding_share_of_a_case_counted_by_hand():
 
 def test_drawing_an_epoch_of_a_million_pairs_takes_about_a_second():
     order = BucketedBatches(pairs_of_lengths(1_000_000), 25_000)
-    start = perf_counter()
+    start = process_time()
     order(0)
-    assert perf_counter() - start < 5
+    assert process_time() - start < 5
 
 
 @pytest.mark.parametrize(

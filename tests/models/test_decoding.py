@@ -15,6 +15,7 @@ from common.models import (
     length_limits,
     length_penalty_factor,
 )
+from common.models.decoding import top_log_probs
 
 PAD, BOS, EOS = 0, 1, 2
 SYMBOLS = {"bos_id": BOS, "eos_id": EOS}
@@ -176,6 +177,15 @@ def test_the_length_penalty_can_prefer_a_longer_sentence() -> None:
     for alpha, expected in ((0.0, []), (3.0, [0, 3])):
         options = {"beam_size": 3, "length_penalty": alpha, "max_len": 5}
         assert beam_search(chain, source_of(1), **SYMBOLS, **options) == [expected]
+
+
+@pytest.mark.parametrize(("vocab_size", "k"), [(3, 5), (64, 4), (1000, 5), (1024, 16), (700, 10)])
+def test_top_log_probs_equal_those_of_the_whole_vocabulary(vocab_size: int, k: int) -> None:
+    logits = torch.randn(50, vocab_size)
+    values, tokens = top_log_probs(logits.clone(), k)
+    expected = logits.log_softmax(-1).topk(min(k, vocab_size))
+    assert torch.equal(tokens, expected.indices)
+    torch.testing.assert_close(values, expected.values)
 
 
 def test_length_penalty_factor_is_the_formula_of_wu_et_al() -> None:

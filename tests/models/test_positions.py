@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.models import LearnedPositions, SinusoidalPositions, sinusoidal_table
+from common.utils.errors import DataError
 
 
 def test_the_table_is_the_papers_formula_entry_by_entry() -> None:
@@ -53,5 +54,5 @@ def test_positions_start_where_they_are_told_and_refuse_to_pass_their_end(kind: 
     positions = kind(6, 4)
     x = torch.zeros(2, 3, 4)
     assert torch.equal(positions(x, start=3)[0], positions.table[3:])
-    with pytest.raises(ValueError, match="7 tokens, but there are positions for 6"):
+    with pytest.raises(DataError, match="7 tokens, but there are positions for 6"):
         positions(x, start=4)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.models import VisionTransformer
-from common.utils.errors import ConfigError
+from common.utils.errors import ConfigError, DataError
 
 # timm's name -> ours; the rest of a layer's name is kept.
 NAMES = {
@@ -82,5 +82,5 @@ def test_attention_maps_of_every_layer_are_collected() -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="image_size is 30 and patch_size is 8"):
         VisionTransformer(30, 8)
-    with pytest.raises(ValueError, match=r"images are \(24, 32\)"):
+    with pytest.raises(DataError, match=r"images are \(24, 32\)"):
         small()(torch.randn(1, 3, 24, 32))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.config.compose import compose, load_run_config
 from common.config.context import RunContext
 from common.config.files import show_path
+from common.config.load import compose, load_run_config
 from common.config.locate import group_options
-from common.config.option import walk
 from common.config.overrides import expand_sweep
-from common.config.usage import usage
+from common.config.schema import walk
+from common.config.usage import program, usage
 from common.utils.errors import ConfigError, exit_on_error
 from common.utils.paths import get_outputs_dir
 from common.utils.text import did_you_mean, nearest
@@ -66,7 +66,7 @@ def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = Fa
             sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
             return
         if needs_run:
-            arguments.run = str(_find_run(arguments.run, folder.name))
+            arguments.run = str(_find_run(arguments.run, folder))
         jobs = [arguments.overrides]
         if arguments.multirun:
             jobs = expand_sweep(arguments.overrides, lambda group: group_options(folder, group))
@@ -120,16 +120,16 @@ def parse_arguments(words: Sequence[str], schema: type, needs_run: bool = False)
 def _compose(
     schema: type, anchor: str | Path, arguments: Arguments, overrides: Sequence[str]
 ) -> _Job:
-    experiment = Path(anchor).absolute().parent.name
+    folder = Path(anchor).absolute().parent
     run = arguments.run
     if arguments.resume is not None:
-        run = str(_find_run(arguments.resume, experiment))
+        run = str(_find_run(arguments.resume, folder))
     config: Any
     if run is None:
         config, context = compose(schema, anchor, arguments.config, overrides)
     else:
         config, context = load_run_config(schema, run, overrides)
-        context.experiment = experiment
+        context.experiment = folder.name
         context.resume = context.run_dir if arguments.resume is not None else None
         context.checkpoint = arguments.checkpoint or "best"
         if arguments.run is not None:
@@ -155,13 +155,13 @@ def _sweep(main: Main, jobs: Sequence[_Job]) -> None:
             sys.stdout.write(f"{overrides:<{width}}  {result}\n")
 
 
-def _find_run(run: str | None, experiment: str) -> Path:
+def _find_run(run: str | None, folder: Path) -> Path:
     """A run's directory, by path or by name; without either the newest that has a checkpoint.
 
     Raises:
         ConfigError: if there is none.
     """
-    home = get_outputs_dir() / experiment
+    home = get_outputs_dir() / folder.name
     if run is not None:
         for candidate in (Path(run).expanduser(), home / run):
             if candidate.is_dir():
@@ -177,21 +177,18 @@ def _find_run(run: str | None, experiment: str) -> Path:
     if not runs:
         raise ConfigError(
             f"{show_path(home)} holds no run with a checkpoint; train first: "
-            f"python -m papers.{experiment}.train, or give --run RUN_DIR"
+            f"{program(folder / 'train.py')}, or give --run RUN_DIR"
         )
     return max(runs, key=lambda path: path.name)  # names begin with the time of the start
 
 
 def _check_checkpoint(context: RunContext) -> None:
-    name = context.checkpoint
-    if context.run_dir is None or (name not in ("best", "last") and Path(name).is_file()):
+    path = context.checkpoint_path
+    if path is None or path.is_file():
         return
-    folder = context.run_dir / "checkpoints"
-    if (folder / f"{name}.pt").is_file():
-        return
-    known = sorted(path.stem for path in folder.glob("*.pt"))
-    shown = show_path(folder)
-    raise ConfigError(f"no checkpoint '{name}' in {shown}/; there: {', '.join(known) or 'none'}")
+    known = sorted(p.stem for p in path.parent.glob("*.pt"))
+    there = f"; there: {', '.join(known)}" if known else ""
+    raise ConfigError(f"no checkpoint {show_path(path)}{there}")
 
 
 def _hint(name: str, schema: type, options: dict[str, str]) -> str:

@@ -12,7 +12,8 @@ import importlib
 import importlib.util
 import inspect
 import keyword
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,10 +88,17 @@ def instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:
     partial = section.get("_partial_", False)
     try:
         build = hydra_instantiate({"_convert_": "all", **section, "_partial_": True})
-        return functools.partial(build, *args, **kwargs) if partial else build(*args, **kwargs)
-    except (InstantiationException, TypeError) as error:
+    except InstantiationException as error:  # of a nested target
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(f"{section[_TARGET]}: {reason}") from error
+    if partial:
+        return functools.partial(build, *args, **kwargs)
+    try:
+        if (signature := _signature(build)) is not None:
+            signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{section[_TARGET]}: {error}") from None
+    return build(*args, **kwargs)
 
 
 def check_targets(tree: Any, key: str = "") -> None:
@@ -127,10 +135,9 @@ def resolve_target(path: Any, key: str = _TARGET) -> Any:
     module, name = str(getattr(found, "__module__", "")), str(getattr(found, "__qualname__", ""))
     identity = f"{module}.{name}"
     lists = _CLASSES if inspect.isclass(found) else _FUNCTIONS if inspect.isfunction(found) else ()
-    defined = importlib.import_module(module) if _below(module, _ROOTS) else None
-    if not _below(identity, lists) or getattr(defined, name, None) is not found:
-        kind = "a module" if isinstance(found, ModuleType) else f"{identity}"
-        raise InvalidValue(key, f"is '{path}', which is {kind}: not on the allow-list")
+    if not _below(identity, lists) or getattr(sys.modules.get(module), name, None) is not found:
+        really = "" if identity == path else f" (it is {identity.strip('.') or 'a module'})"
+        raise InvalidValue(key, f"is '{path}'{really}, which is not on the allow-list")
     return found
 
 
@@ -146,13 +153,10 @@ def _check_section(section: dict[str, Any], key: str) -> None:
             raise InvalidValue(prefix + name, f"is {show(value)}, expected a list")
         if name == "_convert_" and value not in _CONVERT:
             raise InvalidValue(prefix + name, f"is {show(value)}, expected one of {_CONVERT}")
-    try:
-        parameters = inspect.signature(target).parameters
-    except ValueError:  # a signature that Python cannot see
-        return
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    for name in section:
+    signature = _signature(target)
+    parameters = signature.parameters if signature is not None else {}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name in section if parameters and not takes_any else ():
         if name not in _RESERVED and name not in parameters:
             raise InvalidValue(
                 prefix + name,
@@ -162,44 +166,48 @@ def _check_section(section: dict[str, Any], key: str) -> None:
 
 def _locate(path: str, key: str) -> Any:
     """Follow a path through modules of our roots and then attributes; import nothing else."""
-    parts = path.split(".")
-    found: Any = None
-    for count in range(1, len(parts) + 1):
-        name = ".".join(parts[:count])
-        if found is None or (
-            isinstance(found, ModuleType) and not hasattr(found, parts[count - 1])
-        ):
+    first, *rest = path.split(".")
+    name, found = first, _import(first, path, key)
+    for part in rest:
+        outer, name = found, f"{name}.{part}"
+        found = getattr(outer, part, None)
+        if found is None and hasattr(outer, "__path__"):
             found = _import(name, path, key)
-        else:
-            found = getattr(found, parts[count - 1], None)
-            foreign = isinstance(found, ModuleType) and not _is_on_the_way(found.__name__)
-            if found is None or foreign:
-                raise InvalidValue(key, f"is '{path}', but '{name}' is not on the allow-list")
+        if found is None:
+            hint = did_you_mean(part, (n for n in dir(outer) if _is_public(n)))
+            raise InvalidValue(key, f"is '{path}', but there is no '{name}'; {hint}")
+        if isinstance(found, ModuleType) and not _is_on_the_way(found.__name__):
+            raise InvalidValue(key, f"is '{path}', but '{name}' is not on the allow-list")
     return found
 
 
-def _import(name: str, path: str, key: str) -> ModuleType:
+def _import(name: str, path: str, key: str) -> ModuleType | None:
+    """A package or module of one of our roots; ``None`` if there is none of this name."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    if name.split(".")[0] in _OURS:
+        _check_places([spec.origin, *(spec.submodule_search_locations or [])], name, key)
     try:
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(name)
-        if name.split(".")[0] in _OURS:
-            places = (
-                [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
-            )
-            _check_places(places, name, key)
         return importlib.import_module(name)
     except ImportError as error:
-        raise InvalidValue(key, f"is '{path}', but there is no '{name}' ({error})") from None
+        raise InvalidValue(key, f"is '{path}', but importing '{name}' fails: {error}") from None
 
 
 def _check_places(places: Sequence[str | None], name: str, key: str) -> None:
-    """Our packages lie in the project: a folder's ``data`` link leads to files that are not ours."""
-    root = get_project_root() / name.split(".")[0]
-    if "data" in name.split(".")[1:] and not name.startswith("common.data"):
-        raise InvalidValue(key, f"names '{name}', where data lies, not code")
-    if not places or not all(p and Path(p).resolve().is_relative_to(root) for p in places):
-        raise InvalidValue(key, f"names '{name}', which lies outside the project")
+    """Our code lies in the project; below a paper's ``data`` lies what others have written."""
+    package, *rest = name.split(".")
+    root = get_project_root() / package
+    inside = [Path(place).resolve().is_relative_to(root) for place in places if place]
+    if not inside or not all(inside) or (package != "common" and "data" in rest):
+        raise InvalidValue(key, f"names '{name}', which is not code of this project")
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(target)
+    except ValueError:  # written in C, without a signature
+        return None
 
 
 def _is_on_the_way(module: str) -> bool:

@@ -91,7 +91,7 @@ def option(
         choices: The only values there are.
     """
     metadata = {_OPTION: Option(help, gt, ge, lt, le, tuple(choices))}
-    if isinstance(default, list | dict):
+    if type(default).__hash__ is None:  # mutable: every instance gets its own
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -177,15 +177,16 @@ def open_kind(kind: Any) -> Any | None:
 
 def suggest(schema: type, key: str) -> str:
     """What a wrong key may have meant, as the end of a sentence."""
-    keys = [field.key for field in walk(schema)]
     section, _, name = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
-    if match := nearest(name, siblings):
-        return f"did you mean '{siblings[match]}'?"
+    keys = [field.key for field in walk(schema)]
     names = [k.rpartition(".")[2] for k in keys]
-    if match := nearest(name, names):
-        candidates = [k for k in keys if k.rpartition(".")[2] == match]
-        return f"did you mean '{nearest(key, candidates) or candidates[0]}'?"
-    if match := nearest(key, keys):
-        return f"did you mean '{match}'?"
+    siblings = [n for k, n in zip(keys, names, strict=True) if k.rpartition(".")[0] == section]
+    if name in names or not (match := nearest(name, siblings)):
+        match = nearest(name, names)  # the right name, or nearly so, in another section
+        candidates = [k for k, n in zip(keys, names, strict=True) if n == match]
+        found = nearest(key, candidates or keys) or (candidates[0] if candidates else None)
+    else:
+        found = f"{section}.{match}" if section else match
+    if found is not None:
+        return f"did you mean '{found}'?"
     return f"valid: {', '.join(siblings or [k for k in keys if '.' not in k])}"

@@ -1,0 +1,50 @@
+"""Score a trained Transformer on its test split, as the end of its training did.
+
+python -m papers.attention_is_all_you_need.evaluate                    # the newest run
+python -m papers.attention_is_all_you_need.evaluate --run RUN decode.beam_size=1
+"""
+
+from pathlib import Path
+
+from loguru import logger
+
+from common.config import RunContext, launch
+from common.data.info import DatasetInfo
+from common.data.tokenization import Tokenizer
+from common.training import load_run_weights
+from common.utils import seed_everything, setup_logger
+from papers.attention_is_all_you_need.dataset import load_splits
+from papers.attention_is_all_you_need.model import TranslationTask
+from papers.attention_is_all_you_need.train import Config, report
+
+
+def evaluate(config: Config, context: RunContext) -> float:
+    """Load a run's weights and score them; returns BLEU."""
+    setup_logger()
+    seed_everything(config.seed, config.trainer.deterministic)
+    run = context.run_dir or Path.cwd()
+    task, tokenizer = load_translator(config, context, run)
+    metrics = report(task, tokenizer, load_splits(config.data)["test"], config)
+    return metrics["test/bleu"]
+
+
+def load_translator(
+    config: Config, context: RunContext, run: Path
+) -> tuple[TranslationTask, Tokenizer]:
+    """The task of a run with its weights, in evaluation mode, and its tokenizer.
+
+    Raises:
+        CheckpointError: if the weights are missing, damaged, or do not fit.
+        DataError: if the tokenizer is missing, or is not the one the run was trained with.
+    """
+    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    context.resolve("data.tokenizer_sha256", tokenizer.sha256)
+    task = TranslationTask(config.model, config.label_smoothing)
+    task.configure(DatasetInfo(vocab_size=tokenizer.vocab_size), context)
+    path = load_run_weights(task, run, context.checkpoint)
+    logger.info(f"weights: {path}")
+    return task.eval(), tokenizer
+
+
+if __name__ == "__main__":
+    launch(evaluate, Config, __file__, needs_run=True)
