@@ -125,7 +125,7 @@ class Composition:
             check_partial(self.schema, known)
             check_references(layer.content)
             for name, value in layer.content.items():
-                pass
+                check_finite(name, value)
         except InvalidValue as error:
             raise ConfigError(f"{layer.place(error.key)}: {error}") from None
         if not self._restored:

@@ -97,6 +97,11 @@ def plan(repository: Repository, config: str | None, scratch: Path) -> Plan:
             f"{repository_id} relies on a loading script ({basename}.py), and code from the Hub is "
             "never run here; try the Hub's own conversion: --revision refs/convert/parquet"
         )
+    if magic := set("*?[") & set(str(scratch)):
+        raise DataError(
+            f"{scratch.parent} has {' '.join(sorted(magic))} in its name, which `datasets` takes for "
+            "a pattern; choose another place"
+        )
     folder = scratch / basename
     for name in repository.files:
         path = folder / name
@@ -106,6 +111,8 @@ def plan(repository: Repository, config: str | None, scratch: Path) -> Plan:
     looked_into = [n for n in repository.files if n in _DESCRIPTIONS or n.endswith(".zip")]
     fetch(repository, looked_into, folder)
     card = read_repository_card(folder)
+    if not card:  # without metadata it would only make `datasets` complain
+        (folder / "README.md").unlink(missing_ok=True)
     for text in _places(card.get("configs")):
         place = PurePosixPath(text)
         if "://" in text or "::" in text or ".." in place.parts or place.is_absolute():

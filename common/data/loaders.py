@@ -83,8 +83,8 @@ class SampleLoader(OrderedLoader):
     """Reads samples of a map-style data set, in worker processes if asked, and collates them.
 
     What ``dataset[index]`` draws from the global generators of ``random``, ``numpy`` and ``torch``
-    is seeded from (seed, epoch, index), and what ``collate`` draws from (seed, epoch, indices):
-    augmentation depends neither on the number of workers nor on where the run was resumed.
+    is seeded from (seed, epoch, index), and ``collate`` draws on from where the last sample left
+    off: augmentation depends neither on the number of workers nor on where the run was resumed.
 
     Args:
         dataset: Has ``dataset[index]`` for every index of the order.
@@ -208,7 +208,6 @@ class _SeededBatches(Dataset[Any]):
                 except Exception as error:
                     error.add_note(f"while reading sample {index}")
                     raise
-            seed_generators(self.seed, self.epoch, len(indices), *indices)
             return self.collate(samples)
 
 

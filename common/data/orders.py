@@ -80,8 +80,8 @@ class BucketedBatches:
     all its rows and sides: with ``max_tokens=25_000`` neither the source nor the target of a pair
     takes more than 25,000 places, padding included. A sample longer than that is a batch alone.
 
-    Every epoch draws new companions for a sample among those of (nearly) its own lengths, and new
-    places for the batches.
+    Every epoch draws new companions for a sample among those of its own length, and new places
+    for the batches.
 
     Args:
         lengths: Tokens of each sample, ``(N,)``, or of each of its sides, ``(N, S)``.
@@ -93,11 +93,6 @@ class BucketedBatches:
         ConfigError: if ``max_tokens`` is not positive.
         DataError: if there is no sample, or a length is not positive.
     """
-
-    # Tokens by which the shorter side's place in the sorting is moved at random. On pairs like
-    # Multi30k's it leaves the padding at 7% and lets two samples of a batch meet again in the next
-    # epoch in 15% of all cases, against 39% without.
-    _JITTER = 6.0
 
     def __init__(
         self, lengths: ArrayLike, max_tokens: int, seed: int = 0, shuffle: bool = True
@@ -117,7 +112,6 @@ class BucketedBatches:
             )
         self.max_tokens, self.seed, self.shuffle = max_tokens, seed, shuffle
         self._longest = sides.max(axis=1)
-        self._other = sides.min(axis=1)
         self._drawn: tuple[int, list[IndexArray]] | None = None
 
     def __call__(self, epoch: int) -> list[IndexArray]:
@@ -126,22 +120,14 @@ class BucketedBatches:
         return self._drawn[1]
 
     def _draw(self, epoch: int) -> list[IndexArray]:
+        if not self.shuffle:
+            return self._cut(np.argsort(self._longest, kind="stable"))
+        # Sorting by the shorter side too would not lessen the padding (6.9% on Multi30k either
+        # way), but would make the same samples meet again more often.
         generator = np.random.default_rng(mix_seed(self.seed, epoch))
-        batches = self._cut(self._sort(generator))
-        if self.shuffle:
-            batches = [batches[i] for i in generator.permutation(len(batches))]
-        return batches
-
-    def _sort(self, generator: np.random.Generator) -> IndexArray:
-        """Indices by length: the longest side first, then roughly the other."""
-        other = self._other.astype(np.float64)
-        if self.shuffle:
-            other += self._JITTER * generator.random(len(other))
-        span = float(other.max()) + 1.0
-        # The other side rises where the longest is even and falls where it is odd, so that it
-        # does not jump where one length of the longest side gives way to the next.
-        other = np.where(self._longest % 2 == 0, other, span - other)
-        return np.argsort(self._longest * span + other, kind="stable")
+        ties_at_random = self._longest + generator.random(len(self._longest))
+        batches = self._cut(np.argsort(ties_at_random))
+        return [batches[i] for i in generator.permutation(len(batches))]
 
     def _cut(self, indices: IndexArray) -> list[IndexArray]:
         """Cut a row of samples into batches, each as long as ``max_tokens`` allows."""

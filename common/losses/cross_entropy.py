@@ -86,7 +86,7 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     """The loss of logits z = W h, row by row, with p = softmax(z):
 
-        loss    = -log p_y + e (z_y - mean(z))
+        loss     = -log p_y + e (z_y - mean(z))
         dloss/dz = p - (1 - e) [class is y] - e / V
 
     The uniform part needs no pass over the logits: mean(z) is h . mean(W), so it adds -e mean(W)

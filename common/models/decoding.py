@@ -164,11 +164,14 @@ def beam_search(
         ordered by hypothesis, then by token.
 
     Raises:
-        ValueError: ``beam_size`` or ``max_len`` is below 1, or ``max_len`` has another length
-            than ``source``.
+        ValueError: ``beam_size`` or ``max_len`` is below 1, ``length_penalty`` below 0, or
+            ``max_len`` has another length than ``source``.
     """
-    if beam_size < 1:
-        raise ValueError(f"beam_size is {beam_size}: expected at least 1")
+    if beam_size < 1 or length_penalty < 0:
+        raise ValueError(
+            f"beam_size is {beam_size} and length_penalty is {length_penalty}: "
+            f"expected at least 1 and at least 0"
+        )
     limits = _limits(max_len, len(source))
     if not limits:
         return []
@@ -245,9 +248,8 @@ class _SentenceBeam:
             if self.best_score == -math.inf:
                 self.best = first.tokens[1:]
             return
-        # A log-probability only falls; at best it stays and meets the most favourable length.
-        ahead = max(self._penalised(first.score, n) for n in (length + 1, self.limit))
-        self.done = ahead <= self.best_score
+        # A log-probability only falls; at best it stays, and the limit is the kindest divisor.
+        self.done = self._penalised(first.score, self.limit) <= self.best_score
         empty = first._replace(score=-math.inf)
         self.beam = living + [empty] * (len(self.beam) - len(living))
 

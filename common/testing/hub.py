@@ -137,7 +137,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.serve.is_dir():
         parser.error(f"{arguments.serve} is not a folder")
-    with LoopbackHub(arguments.serve, arguments.port) as hub:
+    try:
+        hub = LoopbackHub(arguments.serve, arguments.port)
+    except OSError as error:
+        parser.error(f"port {arguments.port}: {error.strerror}")
+    with hub:
         sys.stdout.write(f"{hub.url}\n")
         for name in sorted(hub.repositories):
             sys.stdout.write(f"  {name}\n")

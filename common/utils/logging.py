@@ -13,7 +13,10 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from loguru import Logger
 
-_NOISY = ("datasets", "transformers", "huggingface_hub", "httpx", "filelock", "urllib3", "fsspec")
+_NOISY = (
+    *("datasets", "transformers", "huggingface_hub"),
+    *("httpx", "httpx2", "httpcore2", "filelock", "urllib3", "fsspec"),
+)
 _CONSOLE = "<green>{time:HH:mm:ss}</green> <level>{level: <7}</level> {message}"
 _FILE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {message}"
 

@@ -135,6 +135,10 @@ def test_a_wrong_key_names_the_nearest(run: Run, word: str, nearest: str):
     )
 
 
+def test_a_resolver_on_the_command_line_is_refused(run: Run):
+    assert "only references to keys" in run("title=${oc.env:HOME}").error
+
+
 def test_faults_are_the_same_in_a_real_process(toy: Path):
     (toy / "bad.yaml").write_text("optim:\n  lr: [1\n")
     assert "bad.yaml" in start(["train.py", "--config", "bad.yaml"], toy).error

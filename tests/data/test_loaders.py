@@ -1,5 +1,6 @@
 """Loaders: the same batches bit for bit, whatever the workers, the start and the ranks."""
 
+import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -71,6 +72,22 @@ def test_batches_do_not_depend_on_how_workers_are_started(start_method: str):
     context = {"multiprocessing_context": start_method, "num_workers": 2, "seed": 7}
     loader = SampleLoader(Augmented(23), order, collate=noisy_collate, **context)
     assert same(list(make().batches(2)), list(loader.batches(2)))
+
+
+@pytest.mark.slow
+def test_workers_from_a_server_that_was_there_before_ignore_the_signals():
+    """They inherit no blocked signals, so they have to ignore them by themselves."""
+    multiprocessing.forkserver.ensure_running()
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    options = {"multiprocessing_context": "forkserver", "num_workers": 1}
+    loader = SampleLoader(Slow(40), ShuffledBatches(40, 4), **options)
+    batches = []
+    for batch in loader.batches(0):
+        batches.append(batch)
+        for process in psutil.Process().children(recursive=True):
+            if process.pid not in before and "forkserver" in " ".join(process.cmdline()):
+                process.terminate()
+    assert same(batches, list(loader.batches(0)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -201,6 +201,12 @@ def test_a_zip_archive_of_tables_is_read(loopback_hub):
     assert download_dataset("acme/zipped", split="train")["text"] == ["hello", "world"]
 
 
+def test_a_place_that_datasets_would_take_for_a_pattern_is_refused(loopback_hub, tmp_path):
+    push_squad(loopback_hub)
+    with pytest.raises(DataError, match=r"has \* \[ in its name"):
+        download_dataset("squad", dest=tmp_path / "[1]*" / "squad")
+
+
 def test_fewer_rows_than_the_repository_promises_are_refused(loopback_hub):
     readme = b"""---
 dataset_info:

@@ -27,6 +27,9 @@ def peaked_transformer(vocab_size: int, seed: int, sharpness: float = 3.0) -> Tr
     model = Transformer(vocab_size, 16, 2, 1, 2, 32, norm="pre").eval()
     with torch.no_grad():
         model.decoder_norm.weight.mul_(sharpness)
+        for layer in model.decoder:  # past and source matter, so that confusing rows shows
+            layer.attention.out_proj.weight.mul_(4)
+            layer.cross_attention.out_proj.weight.mul_(4)
     return model
 
 
@@ -57,7 +60,7 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_of_all_sequences(alpha: float
         for tokens in itertools.product(others, repeat=length)
     ]
     lengths = set()
-    for seed in range(8):
+    for seed in range(6):
         model = peaked_transformer(vocab_size, seed)
         source = sentences(vocab_size, 3, 5)
         options = {"beam_size": 350, "length_penalty": alpha, "max_len": longest}
@@ -101,9 +104,7 @@ def naive_beam_search(
     return max(ended)[1] if ended else living[0][1]
 
 
-@pytest.mark.parametrize(
-    ("beam_size", "alpha"), [(2, 0.6), (3, 0.0), (4, 0.6), (5, 1.5), (4, -0.5)]
-)
+@pytest.mark.parametrize(("beam_size", "alpha"), [(2, 0.6), (3, 0.0), (4, 0.6), (5, 1.5)])
 def test_batched_cached_search_that_stops_early_equals_a_naive_one(
     beam_size: int, alpha: float
 ) -> None:
@@ -121,7 +122,7 @@ def test_batched_cached_search_that_stops_early_equals_a_naive_one(
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
 def test_a_beam_of_one_is_greedy_search(alpha: float) -> None:
     model = peaked_transformer(30, seed=3, sharpness=1.0)
-    source = sentences(30, *range(1, 25))
+    source = sentences(30, *range(1, 17))
     limits = length_limits(source, PAD, extra=10)
     greedy = greedy_decode(model, source, **SYMBOLS, max_len=limits)
     beam = beam_search(model, source, **SYMBOLS, beam_size=1, length_penalty=alpha, max_len=limits)
@@ -132,8 +133,8 @@ def test_a_beam_of_one_is_greedy_search(alpha: float) -> None:
 @pytest.mark.parametrize("search", [greedy_decode, beam_search])
 def test_a_batch_of_one_equals_a_batch_of_many(search: Callable[..., list[list[int]]]) -> None:
     model = peaked_transformer(30, seed=4, sharpness=1.0)
-    source = sentences(30, *range(1, 17))
-    limits = length_limits(source, PAD, extra=10)
+    source = sentences(30, 4, 1, 9, 6, 2, 12)
+    limits = length_limits(source, PAD, extra=3)
     together = search(model, source, **SYMBOLS, max_len=limits)
     for row, tokens, limit in zip(source, together, limits, strict=True):
         assert search(model, row[row != PAD][None], **SYMBOLS, max_len=limit) == [tokens]
@@ -242,9 +243,10 @@ def test_an_empty_batch_gives_nothing_and_wrong_limits_are_refused(
         search(chain, source_of(1), **SYMBOLS, max_len=0)
 
 
-def test_a_beam_of_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="beam_size is 0"):
-        beam_search(Chain(NOTHING), source_of(1), **SYMBOLS, beam_size=0, max_len=5)
+def test_no_beam_and_a_negative_penalty_are_refused() -> None:
+    for options in ({"beam_size": 0}, {"length_penalty": -0.5}):
+        with pytest.raises(ValueError, match="expected at least 1 and at least 0"):
+            beam_search(Chain(NOTHING), source_of(1), **SYMBOLS, **options, max_len=5)
 
 
 def test_the_score_of_an_empty_place_never_wins() -> None:

@@ -46,18 +46,18 @@ def test_equals_timm_with_its_weights() -> None:
         patch_size=8,
         depth=3,
         num_classes=7,
-    ).eval()
+    )
+    reference = reference.double().eval()
     for parameter in reference.parameters():  # its biases and class token start at 0
         nn.init.normal_(parameter, std=0.1)
-    ours = VisionTransformer(
-        32, 8, num_classes=7, d_model=192, num_heads=3, num_layers=3, d_ff=768
-    ).eval()
+    sizes = {"d_model": 192, "num_heads": 3, "num_layers": 3, "d_ff": 768}
+    ours = VisionTransformer(32, 8, num_classes=7, **sizes).double().eval()
     ours.load_state_dict(from_timm(reference.state_dict()))
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         features, expected = ours.features(images), reference.forward_features(images)
-        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(ours(images), reference(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(ours(images), reference(images), rtol=0, atol=1e-10)
 
 
 def test_the_default_is_vit_base_with_86_million_parameters() -> None:

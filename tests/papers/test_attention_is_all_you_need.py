@@ -1,0 +1,241 @@
+"""Facts of the paper, and its commands end to end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import compose
+from common.data import BucketedBatches
+from common.data.info import DatasetInfo
+from common.data.pairs import PairLoader, load_pairs
+from common.data.tokenization import train_chars
+from common.models import Transformer
+from common.training import OptimizerConfig, ScheduleConfig, Trainer, TrainerConfig, build_schedule
+from common.utils import load_checkpoint, seed_everything
+from common.utils.paths import get_project_root
+from papers.attention_is_all_you_need import train as paper
+from papers.attention_is_all_you_need.decoding import DecodeConfig, score, translate
+from papers.attention_is_all_you_need.model import ModelConfig, TranslationTask, peak_learning_rate
+
+MODULE = "papers.attention_is_all_you_need"
+SMALL = ["trainer.max_steps=8", "trainer.eval_every=4", "trainer.log_every=2", "trainer.keep=2"]
+TINY = ["model.d_model=16", "model.d_ff=32", "model.num_heads=2", "data.max_tokens=400"]
+
+
+@pytest.mark.parametrize(
+    ("config", "count"), [("wmt14_base", 63_082_496), ("wmt14_big", 214_245_376)]
+)
+def test_parameter_counts_of_table_3_with_37000_tied_tokens(config: str, count: int) -> None:
+    values, context = compose(paper.Config, paper.__file__, f"configs/{config}.yaml")
+    with torch.device("meta"):
+        task = TranslationTask(values.model)
+        task.configure(DatasetInfo(vocab_size=37_000), context)
+    assert sum(p.numel() for p in task.parameters()) == count
+
+
+def test_the_rate_of_the_base_model_starts_at_step_1_and_peaks_at_7e_4() -> None:
+    peak = peak_learning_rate(512, 4000)
+    schedule = build_schedule(ScheduleConfig("inverse_sqrt", warmup_steps=4000), 100_000)
+    assert peak == pytest.approx(6.99e-4, rel=1e-3)
+    assert peak * schedule(1) == pytest.approx(512**-0.5 * 4000**-1.5)
+    assert max(schedule(step) for step in range(1, 10_000)) == schedule(4000) == 1.0
+
+
+def test_the_papers_own_settings_are_in_the_config() -> None:
+    config, _ = compose(paper.Config, paper.__file__, "configs/wmt14_base.yaml")
+    model = config.model
+    assert (model.num_encoder_layers, model.d_model, model.d_ff, model.num_heads) == (
+        6,
+        512,
+        2048,
+        8,
+    )
+    assert (model.dropout, config.label_smoothing, model.norm) == (0.1, 0.1, "post")
+    assert (config.optim.betas, config.optim.eps) == ([0.9, 0.98], 1e-9)
+    assert (config.trainer.max_steps, config.data.max_tokens, config.average) == (
+        100_000,
+        25_000,
+        5,
+    )
+    assert (config.decode.beam_size, config.decode.length_penalty) == (4, 0.6)
+
+
+def test_the_loss_is_smoothed_in_training_and_not_in_evaluation() -> None:
+    torch.manual_seed(0)
+    config, context = compose(paper.Config, paper.__file__, overrides=TINY)
+    task = TranslationTask(config.model, label_smoothing=0.1)
+    task.configure(DatasetInfo(vocab_size=20), context)
+    task.eval()
+    batch = {"source": torch.tensor([[5, 6, 2, 0]]), "target": torch.tensor([[1, 7, 8, 2, 0]])}
+    log_p = task(batch["source"], batch["target"][:, :-1]).log_softmax(-1)[0, :3]
+    nll = -log_p[[0, 1, 2], [7, 8, 2]].sum()
+    smooth = -log_p.mean(-1).sum()
+    trained, evaluated = task.train_step(batch), task.eval_step(batch)
+    torch.testing.assert_close(trained.loss_sum, 0.9 * nll + 0.1 * smooth)
+    torch.testing.assert_close(evaluated.loss_sum, nll)
+    assert trained.weight == evaluated.weight == 3  # padding does not count
+
+
+@pytest.mark.parametrize("kind", ["copy", "reverse", "sort"])
+def test_a_tiny_model_learns_to_copy_reverse_and_sort(kind: str) -> None:
+    """At least 99% of unseen sequences are right in every letter."""
+    torch.manual_seed(0)
+    splits = load_pairs(f"embedded/{kind}", "source", "target")
+    tokenizer = train_chars(splits["train"][0])
+
+    def loader(split: str, shuffle: bool) -> PairLoader:
+        source, target = (tokenizer.encode_batch(side) for side in splits[split])
+        source = [[*ids, 2] for ids in source]
+        target = [[1, *ids, 2] for ids in target]
+        lengths = [(len(s), len(t)) for s, t in zip(source, target, strict=True)]
+        return PairLoader(source, target, BucketedBatches(lengths, 1200, shuffle=shuffle), 0)
+
+    config = ModelConfig(
+        d_model=64,
+        num_heads=4,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        d_ff=128,
+        dropout=0.0,
+        norm="pre",
+        max_len=32,
+    )
+    task = TranslationTask(config, label_smoothing=0.0)
+    trainer = Trainer(TrainerConfig(max_steps=400, log_every=400))
+    trainer.fit(
+        task,
+        loader("train", True),
+        info=DatasetInfo(vocab_size=tokenizer.vocab_size),
+        optim=OptimizerConfig("adam", lr=3e-3, betas=[0.9, 0.98]),
+        schedule=ScheduleConfig("cosine", warmup_steps=40),
+    )
+    sources, references = splits["test"]
+    hypotheses = translate(task, tokenizer, sources, DecodeConfig(beam_size=1))
+    assert score(hypotheses, references)[0]["test/exact_match"] >= 0.99
+
+
+def test_translations_come_back_in_their_order_whatever_stands_beside_them() -> None:
+    torch.manual_seed(0)
+    config, context = compose(paper.Config, paper.__file__, overrides=TINY)
+    sources = load_pairs("embedded/dates", "source", "target")["validation"][0][:12]
+    tokenizer = train_chars(sources)
+    task = TranslationTask(config.model)
+    task.configure(DatasetInfo(vocab_size=tokenizer.vocab_size), context)
+    decode = DecodeConfig(beam_size=3, extra_length=5)
+    together = translate(task, tokenizer, sources, decode)
+    alone = [translate(task, tokenizer, [source], decode)[0] for source in sources]
+    assert together == alone
+    assert translate(task, tokenizer, [], decode) == []
+
+
+def _run(*words: str, script: str = "train", **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"{MODULE}.{script}", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, cwd=get_project_root(), **kwargs
+    )
+
+
+def _runs() -> list[Path]:
+    home = Path(os.environ["ASSETS_DIR"]) / "outputs" / "attention_is_all_you_need"
+    return sorted(home.iterdir())
+
+
+def test_train_evaluate_translate_agree(tmp_path: Path) -> None:
+    trained = _run(*SMALL, *TINY)
+    assert trained.returncode == 0, trained.stderr
+    assert "Results" in trained.stdout
+    assert "Samples" in trained.stdout
+    (run,) = _runs()
+    assert str(run) in trained.stdout
+    record = json.loads((run / "run.json").read_text())
+    assert record["state"] == "finished"
+    files = {path.name for path in run.iterdir()}
+    assert files >= {"config.yaml", "metrics.jsonl", "history.json", "model.safetensors"}
+    assert files >= {"tokenizer.json", "plots", "tensorboard", "checkpoints", "logs"}
+    assert re.search(r"vocab_size: \d+ +# DATA", (run / "config.yaml").read_text())
+
+    evaluated = _run(script="evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    for name, value in record["metrics"].items():
+        assert re.search(rf"{name}\s+{value:.4f}", evaluated.stdout), evaluated.stdout
+
+    picture = tmp_path / "attention.png"
+    words = ("3 May 2019", "4 May 2019", "--attention", str(picture))
+    translated = _run(*words, script="translate")
+    assert translated.returncode == 0, translated.stderr
+    assert len(translated.stdout.splitlines()) == 2
+    assert picture.stat().st_size > 5_000
+    piped = _run(script="translate", input="3 May 2019\n4 May 2019\n")
+    assert piped.stdout == translated.stdout
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_command_it_prints_resumes_exactly() -> None:
+    words = [*SMALL, *TINY, "trainer.max_steps=60", "trainer.loggers=[]"]
+    whole = _run(*words)
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", f"{MODULE}.train", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=get_project_root())
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _has_steps(_runs()[-1], len(_runs())):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    resume = re.search(r"resume with: python (.+)$", errors, re.MULTILINE)
+    assert resume, errors
+    again = subprocess.run(
+        [sys.executable, *resume[1].split()],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=get_project_root(),
+    )
+    assert again.returncode == 0, again.stderr
+    first, second = (load_checkpoint(run / "checkpoints" / "last.pt") for run in _runs())
+    assert first["state"]["step"] == second["state"]["step"] == 60
+    assert all(torch.equal(value, second["model"][key]) for key, value in first["model"].items())
+
+
+def _has_steps(run: Path, count: int) -> bool:
+    return count == 2 and (run / "metrics.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.lrr=1"], "did you mean 'optim.lr'"),
+        (["model.d_model=30", "model.num_heads=4"], "not divisible"),
+        (["data.name=embedded/datez"], "did you mean 'embedded/dates'"),
+        (["data.source=sauce"], "did you mean 'source'"),
+        (["--config", "configs/multi31k.yaml"], "multi30k"),
+        (["trainer.max_steps=null"], "trainer.max_steps or trainer.max_epochs"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    from common.config import launch
+
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        launch(paper.train, paper.Config, paper.__file__)
+    errors = [line for line in capfd.readouterr().err.splitlines() if " INFO " not in line]
+    assert caught.value.code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+
+
+def test_a_model_larger_than_its_positions_is_a_sentence_too_long_for_it() -> None:
+    seed_everything(0)
+    model = Transformer(10, 16, 2, 1, 1, 32, max_len=8)
+    with pytest.raises(Exception, match="8"):
+        model(torch.ones(1, 9, dtype=torch.long), torch.ones(1, 2, dtype=torch.long))
