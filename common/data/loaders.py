@@ -10,7 +10,7 @@ often the run was stopped. With several ranks each takes its share of the same g
 
 import atexit
 import signal
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sized
 from contextlib import closing
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -59,7 +59,7 @@ class OrderedLoader:
         self.order = order
 
     def num_batches(self, epoch: int) -> int:
-        return len(self.order(epoch))
+        return len(self.order) if isinstance(self.order, Sized) else len(self.order(epoch))
 
     def indices(self, epoch: int, batch: int) -> list[int]:
         return self.order(epoch)[batch].tolist()

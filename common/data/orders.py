@@ -20,7 +20,10 @@ IndexArray = NDArray[np.int64]
 
 
 class Order(Protocol):
-    """A function from epoch to batches of indices; the same answer every time it is asked."""
+    """A function from epoch to batches of indices; the same answer every time it is asked.
+
+    If it has a length as well, that is the number of batches of every epoch.
+    """
 
     def __call__(self, epoch: int) -> Sequence[IndexArray]: ...
 
@@ -59,6 +62,9 @@ class ShuffledBatches:
         self.size, self.batch_size, self.drop_last = size, batch_size, drop_last
         self.seed, self.shuffle = seed, shuffle
         self._drawn: tuple[int, list[IndexArray]] | None = None
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def __call__(self, epoch: int) -> list[IndexArray]:
         if self._drawn is None or self._drawn[0] != epoch:
@@ -112,36 +118,37 @@ class BucketedBatches:
             )
         self.max_tokens, self.seed, self.shuffle = max_tokens, seed, shuffle
         self._longest = sides.max(axis=1)
+        self._ends = self._cut(np.sort(self._longest))
         self._drawn: tuple[int, list[IndexArray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def __call__(self, epoch: int) -> list[IndexArray]:
         if self._drawn is None or self._drawn[0] != epoch:
-            self._drawn = epoch, self._draw(epoch if self.shuffle else 0)
+            self._drawn = epoch, self._draw(epoch)
         return self._drawn[1]
+
+    def _cut(self, longest: IndexArray) -> list[int]:
+        """Where batches end in a row of rising lengths, each as large as the budget allows."""
+        ends = [0]
+        while (start := ends[-1]) < len(longest):
+            # No more rows fit than if all were as short as the first; cut where they are longer.
+            window = longest[start : start + max(1, self.max_tokens // int(longest[start]))]
+            places = window * np.arange(1, len(window) + 1)
+            rows = int(np.searchsorted(places, self.max_tokens, side="right"))
+            ends.append(start + max(1, rows))
+        return ends[1:]
 
     def _draw(self, epoch: int) -> list[IndexArray]:
         if not self.shuffle:
-            return self._cut(np.argsort(self._longest, kind="stable"))
+            return np.split(np.argsort(self._longest, kind="stable"), self._ends[:-1])
         # Sorting by the shorter side too would not lessen the padding (6.9% on Multi30k either
         # way), but would make the same samples meet again more often.
         generator = np.random.default_rng(mix_seed(self.seed, epoch))
-        ties_at_random = self._longest + generator.random(len(self._longest))
-        batches = self._cut(np.argsort(ties_at_random))
+        tie_breaker = generator.random(len(self._longest))
+        batches = np.split(np.lexsort((tie_breaker, self._longest)), self._ends[:-1])
         return [batches[i] for i in generator.permutation(len(batches))]
-
-    def _cut(self, indices: IndexArray) -> list[IndexArray]:
-        """Cut a row of samples into batches, each as long as ``max_tokens`` allows."""
-        longest = self._longest[indices]
-        batches = []
-        start = 0
-        while start < len(indices):
-            # No more rows fit than if all were as short as the first; cut where they are longer.
-            window = longest[start : start + max(1, self.max_tokens // int(longest[start]))]
-            padded = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)
-            rows = max(1, int(np.searchsorted(padded, self.max_tokens, side="right")))
-            batches.append(indices[start : start + rows])
-            start += rows
-        return batches
 
 
 def padding_share(batches: Sequence[IndexArray], lengths: ArrayLike) -> float:

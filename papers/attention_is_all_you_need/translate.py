@@ -1,8 +1,8 @@
 """Translate with a trained Transformer: an argument, or every line of standard input.
 
-    python -m papers.attention_is_all_you_need.translate "Freitag, 3. Mai 2019"
-    python -m papers.attention_is_all_you_need.translate --run RUN < sentences.txt
-    python -m papers.attention_is_all_you_need.translate "3 May 2019" --attention out.png
+python -m papers.attention_is_all_you_need.translate "Freitag, 3. Mai 2019"
+python -m papers.attention_is_all_you_need.translate --run RUN < sentences.txt
+python -m papers.attention_is_all_you_need.translate "3 May 2019" --attention out.png
 """
 
 import argparse

@@ -56,6 +56,20 @@ def test_an_order_is_pure_in_seed_and_epoch(make):
     assert drawn(1, 0) != drawn(2, 0)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ShuffledBatches(10, 3),
+        ShuffledBatches(12, 3),
+        ShuffledBatches(10, 3, drop_last=True),
+        BucketedBatches(pairs_of_lengths(500), 200),
+        BucketedBatches([7], 3),
+    ],
+)
+def test_every_epoch_has_as_many_batches_as_the_order_says(order):
+    assert {len(order(epoch)) for epoch in range(5)} == {len(order)}
+
+
 @pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_buckets_hold_every_sample_once_within_the_budget(sides: int, shuffle: bool):
