@@ -1,31 +1,61 @@
-"""Data: the store, embedded data sets, text, and loaders whose order is pure."""
+"""Data: the store, embedded data sets, text, and loaders whose order is pure.
+
+Names are imported when they are first used: looking into the store waits for neither PyTorch nor
+the download client.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from common.data.embedded import load_embedded
-from common.data.foreign import as_epoch_loader, iterate, keeps_state
-from common.data.info import DatasetInfo
-from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
-from common.data.orders import BucketedBatches, Order, ShuffledBatches, padding_share
-from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
-from common.data.splits import load_splits
-from common.data.tokenization import Tokenizer, train_bpe, train_chars
 from common.utils.paths import get_assets_dir, get_datasets_dir, get_models_dir, get_outputs_dir
 
 if TYPE_CHECKING:
-    from common.data.hf_utils import download_dataset, download_model, link_dataset
+    from common.data.card import Card, list_store, verify_store
+    from common.data.embedded import load_embedded
+    from common.data.foreign import as_epoch_loader, iterate, keeps_state
+    from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
+    from common.data.info import DatasetInfo
+    from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
+    from common.data.orders import BucketedBatches, Order, ShuffledBatches, padding_share
+    from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
+    from common.data.splits import load_splits
+    from common.data.tokenization import Tokenizer, train_bpe, train_chars
 
-# Looked up on first use: who only wants a loader does not pay for the download client.
-_LAZY = {
-    "download_dataset": "common.data.hf_utils",
-    "download_model": "common.data.hf_utils",
-    "link_dataset": "common.data.hf_utils",
+_HOMES = {
+    "Card": "card",
+    "list_store": "card",
+    "verify_store": "card",
+    "load_embedded": "embedded",
+    "as_epoch_loader": "foreign",
+    "iterate": "foreign",
+    "keeps_state": "foreign",
+    "download_dataset": "hf_utils",
+    "download_model": "hf_utils",
+    "fetch_dataset": "hf_utils",
+    "link_dataset": "hf_utils",
+    "DatasetInfo": "info",
+    "Batch": "loaders",
+    "EpochLoader": "loaders",
+    "SampleLoader": "loaders",
+    "TensorLoader": "loaders",
+    "BucketedBatches": "orders",
+    "Order": "orders",
+    "ShuffledBatches": "orders",
+    "padding_share": "orders",
+    "PairLoader": "pairs",
+    "load_pairs": "pairs",
+    "pad_batch": "pairs",
+    "read_pairs": "pairs",
+    "load_splits": "splits",
+    "Tokenizer": "tokenization",
+    "train_bpe": "tokenization",
+    "train_chars": "tokenization",
 }
 
 __all__ = [
     "Batch",
     "BucketedBatches",
+    "Card",
     "DatasetInfo",
     "EpochLoader",
     "Order",
@@ -37,6 +67,7 @@ __all__ = [
     "as_epoch_loader",
     "download_dataset",
     "download_model",
+    "fetch_dataset",
     "get_assets_dir",
     "get_datasets_dir",
     "get_models_dir",
@@ -44,6 +75,7 @@ __all__ = [
     "iterate",
     "keeps_state",
     "link_dataset",
+    "list_store",
     "load_embedded",
     "load_pairs",
     "load_splits",
@@ -52,10 +84,11 @@ __all__ = [
     "read_pairs",
     "train_bpe",
     "train_chars",
+    "verify_store",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

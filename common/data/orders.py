@@ -117,8 +117,10 @@ class BucketedBatches:
                 "one token on each side; leave empty samples out"
             )
         self.max_tokens, self.seed, self.shuffle = max_tokens, seed, shuffle
-        self._longest = sides.max(axis=1)
-        self._ends = self._cut(np.sort(self._longest))
+        longest = sides.max(axis=1)
+        self._ends = self._cut(np.sort(longest))
+        # NumPy sorts integers of 16 bits by radix, four times faster than longer ones.
+        self._longest = longest.astype(np.min_scalar_type(int(longest.max())))
         self._drawn: tuple[int, list[IndexArray]] | None = None
 
     def __len__(self) -> int:
@@ -146,8 +148,9 @@ class BucketedBatches:
         # Sorting by the shorter side too would not lessen the padding (6.9% on Multi30k either
         # way), but would make the same samples meet again more often.
         generator = np.random.default_rng(mix_seed(self.seed, epoch))
-        tie_breaker = generator.random(len(self._longest))
-        batches = np.split(np.lexsort((tie_breaker, self._longest)), self._ends[:-1])
+        shuffled = generator.permutation(len(self._longest))
+        by_length = shuffled[np.argsort(self._longest[shuffled], kind="stable")]
+        batches = np.split(by_length, self._ends[:-1])
         return [batches[i] for i in generator.permutation(len(batches))]
 
 

@@ -22,6 +22,7 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "precision": trainer.precision.state_dict(),
         "meter": trainer.meter.state_dict(),
+        "loader": trainer.loader_state.state_dict() if trainer.loader_state is not None else {},
         "rng": trainer.strategy.gather_states(rng_state()),
         "callbacks": {type(c).__name__: c.state_dict() for c in trainer.callbacks},
         "fingerprint": _fingerprint(trainer),
@@ -57,6 +58,8 @@ def restore(trainer: "Trainer", path: Path) -> None:
     trainer.meter.load_state_dict(checkpoint["meter"])
     trainer.state = TrainState.from_state_dict(checkpoint["state"])
     trainer.metrics = checkpoint["metrics"]
+    if trainer.loader_state is not None:
+        trainer.loader_state.load_state_dict(checkpoint["loader"])
     set_rng_state(checkpoint["rng"][trainer.strategy.rank])
     for callback in trainer.callbacks:
         state = checkpoint["callbacks"].get(type(callback).__name__)

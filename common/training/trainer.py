@@ -7,8 +7,8 @@ random is in the checkpoint. So a run that was killed and resumed is the run tha
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from common.config import RunContext, Source
-from common.data.foreign import as_epoch_loader
+from common.data.foreign import as_epoch_loader, keeps_state
 from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
 from common.training.cadence import Cadence
@@ -63,6 +63,8 @@ class Trainer:
         task: The task being trained.
         loss: The last micro-batch's loss, on the device.
         grad_norm: The last update's gradient norm before clipping, if it was computed.
+        train_loader: The training batches.
+        loader_state: The training loader, if its position is a state of its own.
         is_main: Whether this process writes the record.
         lr_scale: A factor on the scheduled rate, for callbacks.
     """
@@ -94,6 +96,8 @@ class Trainer:
         self.lr_scale = 1.0
         self.total_steps = 0
         self.first_epoch_batches = 0
+        self.train_loader: EpochLoader
+        self.loader_state: Any = None
         self.task: Task
         self.optimizer: Optimizer
         self._updater: Updater
@@ -183,10 +187,10 @@ class Trainer:
         """
         if not hasattr(self, "task") or task is not self.task:
             task.to(self.device)
-        batches = islice(self._batches(loader), limit)
-        return evaluate(
-            task, batches, self.strategy, self.precision, prefix, self._stops_evaluation
-        )
+        with closing(self._batches(loader)) as stream:
+            batches = islice(stream, limit)
+            stops = self._stops_evaluation
+            return evaluate(task, batches, self.strategy, self.precision, prefix, stops)
 
     def predict(self, task: Task, loader: Any) -> Iterator[Any]:
         """``task.predict_step`` of every batch, in evaluation mode."""
@@ -206,17 +210,12 @@ class Trainer:
     def batch_ids(self) -> list[int]:
         """Data-set indices of the batches in the current update, if the loader knows them."""
         epoch, first = self.state.epoch, self.state.batch
-        end = min(first + self.config.accumulate, self._train.num_batches(epoch))
-        return [i for batch in range(first, end) for i in self._train.indices(epoch, batch)]
+        end = min(first + self.config.accumulate, self.train_loader.num_batches(epoch))
+        return [i for batch in range(first, end) for i in self.train_loader.indices(epoch, batch)]
 
     def gradients_overflow(self) -> bool:
         """Whether any gradient is infinite or NaN; the host waits for the answer."""
         return gradients_overflow(self._parameters)
-
-    @property
-    def train_loader(self) -> EpochLoader:
-        """The training batches."""
-        return self._train
 
     def save(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this moment; ``None`` without a run directory."""
@@ -238,7 +237,8 @@ class Trainer:
         optim: OptimizerConfig | None,
         schedule: ScheduleConfig | None,
     ) -> None:
-        self._train: EpochLoader = as_epoch_loader(train, self.seed)
+        self.train_loader = as_epoch_loader(train, self.seed)
+        self.loader_state = train if keeps_state(train) else None
         self._validation = validation
         task.configure(info or DatasetInfo(), self.context)
         self.task = task.to(self.device)
@@ -251,7 +251,7 @@ class Trainer:
         self._parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self._updater = Updater(task, self.optimizer, self.strategy, self.precision)
         self._cadence = Cadence(self.config, validation is not None)
-        self.first_epoch_batches = self._train.num_batches(0)
+        self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
             raise DataError("the training data has no batch; is the data set empty?")
         self.total_steps = self._count_steps()
@@ -274,7 +274,7 @@ class Trainer:
             raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
         if config.max_epochs is None:
             return config.max_steps or 0
-        counts = (self._train.num_batches(epoch) for epoch in range(config.max_epochs))
+        counts = (self.train_loader.num_batches(epoch) for epoch in range(config.max_epochs))
         steps = sum(-(-count // config.accumulate) for count in counts)
         return min(steps, config.max_steps or steps)
 
@@ -284,29 +284,25 @@ class Trainer:
         self._boundary()  # a resumed run first does what its last step still owes
         while not self._finished():
             self._call("on_epoch_start")
-            epoch, count = self.state.epoch, self._train.num_batches(self.state.epoch)
-            for group in self._groups():
-                self._update(group)
-                if self.state.batch >= count:
-                    self.state.epoch += 1
-                    self.state.batch = 0
-                self._call("on_step_end")
-                self._boundary()
-                if self._finished():
-                    return
+            epoch, count = self.state.epoch, self.train_loader.num_batches(self.state.epoch)
+            with closing(self._batches(self.train_loader, epoch, self.state.batch)) as stream:
+                while group := list(islice(stream, self.config.accumulate)):
+                    self._update(group)
+                    if self.state.batch >= count:
+                        self.state.epoch += 1
+                        self.state.batch = 0
+                    self._call("on_step_end")
+                    self._boundary()
+                    if self._finished():
+                        return
             if self.state.epoch == epoch:
                 came = self.state.batch
                 raise DataError(f"epoch {epoch} ended after {came} of its {count} batches")
 
-    def _groups(self) -> Iterator[list[Batch | None]]:
-        """The rest of the epoch's batches, as many at a time as one update takes."""
-        stream = self._batches(self._train, self.state.epoch, self.state.batch)
-        while group := list(islice(stream, self.config.accumulate)):
-            yield group
-
-    def _batches(self, loader: Any, epoch: int = 0, start: int = 0) -> Iterator[Batch | None]:
+    def _batches(self, loader: Any, epoch: int = 0, start: int = 0) -> Generator[Batch | None]:
+        """This rank's batches; closing the iterator ends the loader's workers."""
         batches = as_epoch_loader(loader, self.seed).batches
-        return batches(epoch, start, self.strategy.rank, self.strategy.world_size)
+        yield from batches(epoch, start, self.strategy.rank, self.strategy.world_size)
 
     def _update(self, group: list[Batch | None]) -> None:
         step = self.state.step + 1

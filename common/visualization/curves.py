@@ -38,7 +38,7 @@ def plot_training_curves(
         metrics: Panels or full keys to draw, e.g. ``["loss", "validation/accuracy"]``; by default
             all but times.
         log: A logarithmic axis of values.
-        smooth: Draw a rolling mean over so many records, with the raw line faint behind it.
+        smooth: Draw a rolling mean over so many steps, with the raw line faint behind it.
 
     Returns:
         The figure, for more drawing or for a notebook to show.
@@ -53,7 +53,7 @@ def plot_training_curves(
     rows = math.ceil(len(panels) / columns)
     with house_style():
         figure = new_figure(4.6 * columns, 3.2 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, (title, keys) in zip(axes, panels.items(), strict=False):
             for index, (label, history) in enumerate(records.items()):
                 for key in keys:
@@ -64,7 +64,7 @@ def plot_training_curves(
                 axis.set_yscale("log")
             if len(axis.get_lines()) > 1:
                 axis.legend()
-        for axis in list(axes)[len(panels) :]:
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         save_figure(figure, out)
     return figure
@@ -86,20 +86,35 @@ def read_history(history: History) -> Records:
         path = next((file for file in found if file.is_file()), path)
     if not path.is_file():
         raise DataError(f"{path} is no run directory, history.json or metrics.jsonl")
-    text = path.read_text(encoding="utf-8")
-    is_lines = path.suffix == ".jsonl"
-    return read_history(
-        [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
-    )
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix == ".jsonl":
+        return read_history([record for line in lines if (record := _record(line))])
+    return read_history(json.loads("\n".join(lines)))
 
 
-def rolling_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and up to ``window - 1`` before it."""
-    sums, means = 0.0, []
-    for index, value in enumerate(values):
-        sums += value - (values[index - window] if index >= window else 0.0)
-        means.append(sums / min(index + 1, window))
+def rolling_mean(steps: Sequence[float], values: Sequence[float], window: float) -> list[float]:
+    """The mean of the values within ``window`` steps before each one, itself included.
+
+    A window in steps, and not in values, smooths a curve with few points less than one with many.
+    Values that are not finite are left out of the means.
+    """
+    means = []
+    start = 0
+    for end, step in enumerate(steps):
+        while steps[start] <= step - window:
+            start += 1
+        finite = [value for value in values[start : end + 1] if math.isfinite(value)]
+        means.append(sum(finite) / len(finite) if finite else math.nan)
     return means
+
+
+def _record(line: str) -> dict[str, Any]:
+    """One line of ``metrics.jsonl``; empty for the torn last line a kill can leave."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _panels(records: Mapping[str, Records], metrics: Sequence[str] | None) -> dict[str, list[str]]:
@@ -131,7 +146,7 @@ def _draw(
     several_runs: bool,
     smooth: int | None,
 ) -> None:
-    points = [(r["step"], r[key]) for r in history if isinstance(r.get(key), int | float)]
+    points = [(r["step"], r[key]) for r in history if "step" in r and _is_number(r.get(key))]
     if not points:
         return
     steps, values = [p[0] for p in points], [p[1] for p in points]
@@ -145,5 +160,9 @@ def _draw(
     if smooth and len(points) > 1:
         (raw,) = axis.plot(steps, values, alpha=0.25, linewidth=1.0, **style)
         style["color"] = raw.get_color()
-        values = rolling_mean(values, smooth)
+        values = rolling_mean(steps, values, smooth)
     axis.plot(steps, values, label=name or None, **style)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -70,7 +70,8 @@ def train(config: Config, context: RunContext) -> float:
         if not trainer.is_main:
             return 0.0
         finish(task, config, run)
-        metrics = report(task, data.tokenizer, data.test, config)
+        sources, references = (side[:8] if context.dry_run else side for side in data.test)
+        metrics = report(task, data.tokenizer, (sources, references), config)
         run.record(metrics=metrics, parameters=sum(p.numel() for p in task.parameters()))
         sys.stdout.write(f"record: {run.directory}\n")
         return metrics["test/bleu"]
@@ -78,9 +79,10 @@ def train(config: Config, context: RunContext) -> float:
 
 def finish(task: TranslationTask, config: Config, run: Run) -> None:
     """Average the last checkpoints (6.1) and write the finished weights."""
-    checkpoints = step_checkpoints(run.checkpoints)[-config.average :]
+    kept = step_checkpoints(run.checkpoints)[-config.average :]
+    checkpoints = kept or [run.checkpoints / "last.pt"]
     load_weights(task, average_checkpoints(checkpoints))
-    logger.info(f"averaged {len(checkpoints)} checkpoints")
+    logger.info(f"weights averaged over {len(checkpoints)} checkpoints")
     save_weights(task, run.directory / "model.safetensors")
 
 

@@ -1,6 +1,7 @@
 """Pictures show what they were given; tables cut nothing off."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def test_every_quantity_has_a_panel_and_times_have_none(tmp_path: Path) -> None:
     assert list(loss.get_lines()[0].get_ydata()) == [2.0 / s for s in range(1, 9)]
 
 
+def test_places_without_a_panel_stay_empty() -> None:
+    history = [record | {"grad_norm": 1.0} for record in _history()]
+    visible = [axis.get_visible() for axis in plot_training_curves(history).axes]
+    assert visible == [True] * 4 + [False] * 2
+
+
 def test_several_runs_share_a_panel() -> None:
     figure = plot_training_curves(
         {"a": _history(), "b": _history(1.0)}, metrics=["validation/loss"]
@@ -41,7 +48,16 @@ def test_a_log_axis_and_a_rolling_mean() -> None:
     figure = plot_training_curves(_history(), metrics=["loss"], log=True, smooth=3)
     assert figure.axes[0].get_yscale() == "log"
     assert len(figure.axes[0].get_lines()) == 4  # raw and smooth, for training and validation
-    assert rolling_mean([1.0, 2.0, 3.0, 4.0], 2) == [1.0, 1.5, 2.5, 3.5]
+    assert rolling_mean([1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], 2) == [1.0, 1.5, 2.5, 3.5]
+    assert rolling_mean([10, 20, 30], [1.0, 2.0, 3.0], 2) == [1.0, 2.0, 3.0]
+    assert rolling_mean([1, 2, 3], [1.0, math.nan, 3.0], 3) == [1.0, 1.0, 2.0]
+
+
+def test_the_torn_last_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    lines = [json.dumps(record) for record in _history()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, lines[0][:20]]))
+    figure = plot_training_curves(tmp_path)
+    assert len(figure.axes[0].get_lines()[0].get_xdata()) == 8
 
 
 def test_files_and_run_directories_are_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``history.json``: one record per evaluation, and the curves drawn from it."""
+"""``history.json``: one record per evaluation, and the curves of the run."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ class History(Callback):
         if self._plot and len(self._records) > 1:
             from common.visualization import plot_training_curves
 
-            plot_training_curves(self._records, out=self._directory / "plots" / "curves.png")
+            plot_training_curves(self._directory, out=self._directory / "plots" / "curves.png")
 
     def state_dict(self) -> dict[str, Any]:
         return {"records": self._records, "train": self._train}
