@@ -6,6 +6,7 @@ Importing it loads neither Hydra nor PyTorch.
 from common.config.command_line import launch
 from common.config.context import ConfigConflictError, Lifetime, RunContext, Source
 from common.config.load import compose, load_run_config
+from common.config.runs import default_checkpoint, find_run
 from common.config.schema import nested, option
 from common.config.targets import instantiate
 
@@ -15,6 +16,8 @@ __all__ = [
     "RunContext",
     "Source",
     "compose",
+    "default_checkpoint",
+    "find_run",
     "instantiate",
     "launch",
     "load_run_config",

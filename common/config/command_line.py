@@ -14,11 +14,11 @@ from common.config.files import show_path
 from common.config.load import compose, load_run_config
 from common.config.locate import group_options
 from common.config.overrides import expand_sweep
+from common.config.runs import default_checkpoint, find_run
 from common.config.schema import walk
-from common.config.usage import program, usage
+from common.config.usage import usage
 from common.utils.errors import ConfigError, exit_on_error
-from common.utils.paths import get_outputs_dir
-from common.utils.text import did_you_mean, nearest
+from common.utils.text import nearest
 
 _FLAGS = {"--help": "help", "-h": "help", "-m": "multirun", "--multirun": "multirun"}
 _TRAIN_FLAGS = _FLAGS | {"--dry-run": "dry_run"}
@@ -66,7 +66,7 @@ def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = Fa
             sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
             return
         if needs_run:
-            arguments.run = str(_find_run(arguments.run, folder))
+            arguments.run = str(find_run(arguments.run, folder))
         jobs = [arguments.overrides]
         if arguments.multirun:
             jobs = expand_sweep(arguments.overrides, lambda group: group_options(folder, group))
@@ -123,7 +123,7 @@ def _compose(
     folder = Path(anchor).absolute().parent
     run = arguments.run
     if arguments.resume is not None:
-        run = str(_find_run(arguments.resume, folder))
+        run = str(find_run(arguments.resume, folder))
     config: Any
     if run is None:
         config, context = compose(schema, anchor, arguments.config, overrides)
@@ -131,7 +131,7 @@ def _compose(
         config, context = load_run_config(schema, run, overrides)
         context.experiment = folder.name
         context.resume = context.run_dir if arguments.resume is not None else None
-        context.checkpoint = arguments.checkpoint or "best"
+        context.checkpoint = arguments.checkpoint or default_checkpoint(Path(run))
         if arguments.run is not None:
             _check_checkpoint(context)
     context.dry_run = arguments.dry_run
@@ -153,33 +153,6 @@ def _sweep(main: Main, jobs: Sequence[_Job]) -> None:
         width = max(len(overrides) for overrides, _ in [("overrides", ""), *rows])
         for overrides, result in [("overrides", "result"), *rows]:
             sys.stdout.write(f"{overrides:<{width}}  {result}\n")
-
-
-def _find_run(run: str | None, folder: Path) -> Path:
-    """A run's directory, by path or by name; without either the newest that has a checkpoint.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    home = get_outputs_dir() / folder.name
-    if run is not None:
-        for candidate in (Path(run).expanduser(), home / run):
-            if candidate.is_dir():
-                return candidate
-        known = [path.name for path in home.glob("*/") if (path / "config.yaml").is_file()]
-        hint = did_you_mean(run, known) if known else f"{show_path(home)} holds no runs"
-        raise ConfigError(f"no run directory {run!r}; {hint}")
-    runs = [
-        path
-        for path in home.glob("*/")
-        if (path / "config.yaml").is_file() and any(path.glob("checkpoints/*.pt"))
-    ]
-    if not runs:
-        raise ConfigError(
-            f"{show_path(home)} holds no run with a checkpoint; train first: "
-            f"{program(folder / 'train.py')}, or give --run RUN_DIR"
-        )
-    return max(runs, key=lambda path: path.name)  # names begin with the time of the start
 
 
 def _check_checkpoint(context: RunContext) -> None:

@@ -84,7 +84,7 @@ class RunContext:
         extra: Values added with ``+new.key=1`` that the schema does not know.
         resume: The run directory to continue in.
         run_dir: The run directory an evaluation reads.
-        checkpoint: What an evaluation loads: ``best``, ``last`` or a path.
+        checkpoint: What an evaluation loads: ``final``, ``best``, ``last`` or a path.
         dry_run: Whether to do one step only.
     """
 
@@ -117,6 +117,8 @@ class RunContext:
     @property
     def checkpoint_path(self) -> Path | None:
         """The file an evaluation loads; ``None`` without a run."""
+        if self.run_dir is not None and self.checkpoint == "final":
+            return self.run_dir / "model.safetensors"
         if self.run_dir is not None and self.checkpoint in ("best", "last"):
             return self.run_dir / "checkpoints" / f"{self.checkpoint}.pt"
         return None if self.run_dir is None else Path(self.checkpoint).expanduser()

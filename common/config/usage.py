@@ -18,7 +18,7 @@ _TRAIN = """\
 """
 _EVALUATE = """\
   --run RUN_DIR       the run to read (default: the newest one with a checkpoint)
-  --checkpoint NAME   best, last, or a file (default: best)
+  --checkpoint NAME   final, best, last or a file (default: final, of an unfinished run best)
 """
 _COMMON = """\
   -m, --multirun      run the product of all values listed: optim.lr=1e-3,1e-4

@@ -88,30 +88,22 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
     }
 
 
-def load_run_weights(task: Task, run_dir: Path, checkpoint: str = "final") -> Path:
+def load_run_weights(task: Task, path: Path) -> None:
     """Put the weights of an earlier run into ``task``, which has its shape already.
 
     Args:
         task: A configured task.
-        run_dir: The run.
-        checkpoint: ``final`` (``model.safetensors``), ``best``, ``last``, or the path of a
-            checkpoint. Of a checkpoint with a moving average, the average is taken.
-
-    Returns:
-        The file that was read.
+        path: ``model.safetensors`` or a checkpoint, see ``RunContext.checkpoint_path``. Of a
+            checkpoint with a moving average, the average is taken.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or does not fit.
     """
-    if checkpoint == "final":
-        path = run_dir / "model.safetensors"
+    if path.suffix == ".safetensors":
         read_weights(task, path)
-        return path
-    named = run_dir / "checkpoints" / f"{checkpoint}.pt"
-    path = named if named.is_file() else Path(checkpoint)
+        return
     state = load_checkpoint(path)
     if "model" not in state:
         raise CheckpointError(f"{path} holds no model; expected a checkpoint of a run")
     average = state.get("callbacks", {}).get("EMA", {}).get("shadow", {})
     load_weights(task, {**state["model"], **average}, str(path))
-    return path

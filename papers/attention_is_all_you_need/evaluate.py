@@ -4,8 +4,6 @@ python -m papers.attention_is_all_you_need.evaluate                    # the new
 python -m papers.attention_is_all_you_need.evaluate --run RUN decode.beam_size=1
 """
 
-from pathlib import Path
-
 from loguru import logger
 
 from common.config import RunContext, launch
@@ -22,26 +20,31 @@ def evaluate(config: Config, context: RunContext) -> float:
     """Load a run's weights and score them; returns BLEU."""
     setup_logger()
     seed_everything(config.seed, config.trainer.deterministic)
-    run = context.run_dir or Path.cwd()
-    task, tokenizer = load_translator(config, context, run)
+    task, tokenizer = load_translator(config, context)
     metrics = report(task, tokenizer, load_splits(config.data)["test"], config)
     return metrics["test/bleu"]
 
 
-def load_translator(
-    config: Config, context: RunContext, run: Path
-) -> tuple[TranslationTask, Tokenizer]:
+def load_translator(config: Config, context: RunContext) -> tuple[TranslationTask, Tokenizer]:
     """The task of a run with its weights, in evaluation mode, and its tokenizer.
 
+    Args:
+        config: The run's.
+        context: Names the run (``run_dir``) and which of its weights to take.
+
     Raises:
+        ValueError: if ``context`` names no run.
         CheckpointError: if the weights are missing, damaged, or do not fit.
         DataError: if the tokenizer is missing, or is not the one the run was trained with.
     """
+    run, path = context.run_dir, context.checkpoint_path
+    if run is None or path is None:
+        raise ValueError("the context names no run; make it with load_run_config")
     tokenizer = Tokenizer.load(run / "tokenizer.json")
     context.resolve("data.tokenizer_sha256", tokenizer.sha256)
     task = TranslationTask(config.model, config.label_smoothing)
     task.configure(DatasetInfo(vocab_size=tokenizer.vocab_size), context)
-    path = load_run_weights(task, run, context.checkpoint)
+    load_run_weights(task, path)
     logger.info(f"weights: {path}")
     return task.eval(), tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from common.config import find_run, load_run_config
+from common.config import default_checkpoint, find_run, load_run_config
 from common.data.tokenization import Tokenizer
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
@@ -29,18 +29,18 @@ def main() -> None:
     )
     parser.add_argument("sentence", nargs="*", help="what to translate; standard input if empty")
     parser.add_argument("--run", help="run directory; the newest run by default")
-    parser.add_argument("--checkpoint", default="final", help="final, best, last or a path")
+    parser.add_argument("--checkpoint", help="final, best, last or a file")
     parser.add_argument("--beam", type=int, help="beam size; the run's by default")
     parser.add_argument("--attention", type=Path, help="draw the last layer's attention here")
     arguments = parser.parse_args()
     setup_logger(level="WARNING")
     with exit_on_error():
-        run = find_run(arguments.run, Path(__file__).parent.name)
+        run = find_run(arguments.run, Path(__file__).parent)
         config, context = load_run_config(Config, run)
-        context.checkpoint = arguments.checkpoint
+        context.checkpoint = arguments.checkpoint or default_checkpoint(run)
         if arguments.beam is not None:
             config.decode.beam_size = max(arguments.beam, 1)
-        task, tokenizer = load_translator(config, context, run)
+        task, tokenizer = load_translator(config, context)
         sentences = arguments.sentence or [line.rstrip("\n") for line in sys.stdin]
         translations = translate(task, tokenizer, sentences, config.decode)
         sys.stdout.writelines(f"{translation}\n" for translation in translations)

@@ -233,7 +233,7 @@ def test_a_dry_run_is_told_to_the_experiment(run: Run):
         (["optim.lr=[1"], "'optim.lr=[1' cannot be read"),
         (["title='open"], "cannot be read"),
         (["title=é"], "quote text"),
-        (["seed=" + "[" * 3000], "cannot be read"),
+        (["seed=" + "[" * 500], "cannot be read"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(run: Run, words: list[str], part: str):

@@ -1,0 +1,45 @@
+"""Earlier runs, as a person names them: a path, a directory's name, or nothing for the newest."""
+
+from pathlib import Path
+
+from common.config.files import show_path
+from common.config.usage import program
+from common.utils.errors import ConfigError
+from common.utils.paths import get_outputs_dir
+from common.utils.text import did_you_mean
+
+
+def find_run(run: str | None, folder: Path) -> Path:
+    """A run's directory.
+
+    Args:
+        run: Its path or name; ``None`` is the newest run that has a checkpoint.
+        folder: The paper's or project's.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    home = get_outputs_dir() / folder.name
+    if run is not None:
+        for candidate in (Path(run).expanduser(), home / run):
+            if candidate.is_dir():
+                return candidate
+        known = [path.name for path in home.glob("*/") if (path / "config.yaml").is_file()]
+        hint = did_you_mean(run, known) if known else f"{show_path(home)} holds no runs"
+        raise ConfigError(f"no run directory {run!r}; {hint}")
+    runs = [
+        path
+        for path in home.glob("*/")
+        if (path / "config.yaml").is_file() and any(path.glob("checkpoints/*.pt"))
+    ]
+    if not runs:
+        raise ConfigError(
+            f"{show_path(home)} holds no run with a checkpoint; train first: "
+            f"{program(folder / 'train.py')}, or give --run RUN_DIR"
+        )
+    return max(runs, key=lambda path: path.name)  # names begin with the time of the start
+
+
+def default_checkpoint(run: Path) -> str:
+    """``final`` for a run that wrote its finished weights, else ``best``."""
+    return "final" if (run / "model.safetensors").is_file() else "best"
