@@ -21,3 +21,8 @@ torch.set_num_threads(1)
 def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """No test touches the person's own ``assets/``."""
     monkeypatch.setenv("ASSETS_DIR", str(tmp_path_factory.mktemp("assets")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_notebooks.py"))

@@ -46,7 +46,7 @@ class Checkpointer:
         if best:
             link_checkpoint(newest, self._directory / "best.pt")
         steps = step_checkpoints(self._directory)
-        for stale in steps[: len(steps) - self._keep]:
+        for stale in steps[: max(len(steps) - self._keep, 0)]:
             stale.unlink()
         for abandoned in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
             abandoned.unlink()  # left by a killed process; this one owns the directory

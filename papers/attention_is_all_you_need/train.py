@@ -82,7 +82,7 @@ def finish(task: TranslationTask, config: Config, run: Run) -> None:
     kept = step_checkpoints(run.checkpoints)[-config.average :]
     checkpoints = kept or [run.checkpoints / "last.pt"]
     load_weights(task, average_checkpoints(checkpoints))
-    logger.info(f"weights averaged over {len(checkpoints)} checkpoints")
+    logger.info(f"weights: the mean of {len(checkpoints)} checkpoints")
     save_weights(task, run.directory / "model.safetensors")
 
 

@@ -271,6 +271,14 @@ def test_the_best_checkpoint_is_the_best_and_n_are_kept(tmp_path: Path) -> None:
     assert state["best_step"] == trainer.state.best_step
 
 
+@pytest.mark.parametrize("keep", [0, 1, 3, 5])
+def test_exactly_the_newest_n_are_kept(tmp_path: Path, keep: int) -> None:
+    fit(tmp_path, keep=keep, save_every=3)  # at least seven are written
+    steps = [int(path.stem[5:]) for path in (tmp_path / "checkpoints").glob("step-*.pt")]
+    assert len(steps) == keep
+    assert not keep or max(steps) == 21
+
+
 def test_a_wrong_monitor_names_the_nearest_metric(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'validation/accuracy'"):
         fit(tmp_path, monitor="validation/acuracy")
