@@ -143,9 +143,7 @@ class DistributedStrategy(Strategy):
         return [torch.load(io.BytesIO(bytes(row.numpy())), weights_only=True) for row in rows]
 
     def broadcast_text(self, text: str) -> str:
-        own = torch.frombuffer(
-            bytearray((text if self.rank == 0 else "").encode()), dtype=torch.uint8
-        )
+        own = torch.tensor(list(text.encode()) if self.rank == 0 else [], dtype=torch.uint8)
         return bytes(self.gather_rows(own).cpu().numpy()).decode()
 
     def _all_gather(self, values: Tensor) -> list[Tensor]:

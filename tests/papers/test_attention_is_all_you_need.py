@@ -185,6 +185,23 @@ def test_train_evaluate_translate_agree(tmp_path: Path) -> None:
     assert piped.stdout == translated.stdout
 
 
+def test_two_processes_train_together_and_leave_one_record() -> None:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [sys.executable, "-m", *launcher, f"{MODULE}.train", *SMALL, *TINY]
+    result = subprocess.run(
+        [*command, "trainer.max_steps=4"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=get_project_root(),
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Results") == 1
+    (run,) = _runs()
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
+    assert len(load_checkpoint(run / "checkpoints" / "last.pt")["rng"]) == 2
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_it_prints_resumes_exactly() -> None:
     words = [*SMALL, *TINY, "trainer.max_steps=60", "trainer.loggers=[]"]
     whole = _run(*words)
