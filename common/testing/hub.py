@@ -9,6 +9,7 @@ ones, records every request and misbehaves on demand. Only the standard library 
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -146,10 +147,10 @@ def main() -> None:
         for name in sorted(hub.repositories):
             sys.stdout.write(f"  {name}\n")
         sys.stdout.flush()
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
+            signal.signal(number, lambda *_: stop.set())
+        stop.wait()
 
 
 if __name__ == "__main__":

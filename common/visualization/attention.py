@@ -53,18 +53,21 @@ def plot_attention(
             axis.grid(False)
             if len(maps) > 1:
                 axis.set_title(f"head {head + 1}")
-            axis.set_xticks(range(expected[1]), [_shown(t) for t in source_tokens], rotation=90)
-            axis.set_yticks(range(expected[0]), [_shown(t) for t in target_tokens])
+            axis.set_xticks(range(expected[1]), [_label(t) for t in source_tokens], rotation=90)
+            axis.set_yticks(range(expected[0]), [_label(t) for t in target_tokens])
         for axis in axes.flat:
             axis.tick_params(length=0, labelsize=8)
         if title:
-            figure.suptitle(_shown(title))
+            figure.suptitle(_escaped(title))
         save_figure(figure, out)
     return figure
 
 
-def _shown(token: str) -> str:
-    """Tokens as they are: a dollar sign starts no formula, a space can be seen."""
-    return (
-        token.replace("$", r"\$").replace(" ", "␣") if len(token) < 4 else token.replace("$", r"\$")
-    )
+def _label(token: str) -> str:
+    """A token with its spaces to be seen."""
+    return _escaped(token).replace(" ", "␣")
+
+
+def _escaped(text: str) -> str:
+    """A dollar sign that starts no formula."""
+    return text.replace("$", r"\$")
