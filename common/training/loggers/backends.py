@@ -62,9 +62,9 @@ class TrackioLogger:
     """trackio, a local dashboard with W&B's calls."""
 
     def __init__(self, directory: Path) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(directory.parent / "trackio"))  # read on import
         import trackio
 
-        os.environ.setdefault("TRACKIO_DIR", str(directory.parent / "trackio"))
         self._trackio = trackio
         trackio.init(project=directory.parent.name, name=directory.name, resume="allow")
 
