@@ -48,6 +48,7 @@ def _serve(hub: LoopbackHub) -> None:
     hub.push("models/openai-community/gpt2", {"pytorch_model.bin": os.urandom(2_000)})
 
 
+@pytest.mark.timeout(900)  # it trains the first paper as a newcomer does
 def test_the_commands_of_the_readme_run_as_written(
     loopback_hub: LoopbackHub, tmp_path: Path
 ) -> None:
