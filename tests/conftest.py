@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["PYTHONHASHSEED"] = "0"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests start many processes
 
 from jaxtyping import install_import_hook
 

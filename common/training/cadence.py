@@ -1,7 +1,24 @@
-"""When a run logs, validates and saves: pure functions of where it stands."""
+"""When a run ends, logs, validates and saves: pure functions of where it stands."""
 
+from common.data.loaders import EpochLoader
 from common.training.config import TrainerConfig
 from common.training.state import TrainState
+from common.utils.errors import ConfigError
+
+
+def count_steps(config: TrainerConfig, train: EpochLoader) -> int:
+    """The updates of a whole run; the last one of an epoch may have fewer micro-batches.
+
+    Raises:
+        ConfigError: if the run has no end.
+    """
+    if config.max_epochs is None:
+        if config.max_steps is None:
+            raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
+        return config.max_steps
+    counts = (train.num_batches(epoch) for epoch in range(config.max_epochs))
+    steps = sum(-(-count // config.accumulate) for count in counts)
+    return min(steps, config.max_steps or steps)
 
 
 class Cadence:

@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from loguru import logger
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from common.config import RunContext, Source
 from common.data.foreign import as_epoch_loader, keeps_state
 from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
-from common.training.cadence import Cadence
+from common.training.cadence import Cadence, count_steps
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
 from common.training.evaluation import AbandonedEvaluation, evaluate, predict
-from common.training.gradients import clip_gradients, gradients_overflow
+from common.training.gradients import clip_gradients
 from common.training.loggers import Logger, Record, standard_loggers
 from common.training.memory import keep_freed_memory
 from common.training.meters import Meter, averages
@@ -61,6 +62,7 @@ class Trainer:
     Attributes:
         state: The ``TrainState``.
         task: The task being trained.
+        parameters: What is being trained.
         loss: The last micro-batch's loss, on the device.
         grad_norm: The last update's gradient norm before clipping, if it was computed.
         train_loader: The training batches.
@@ -99,6 +101,7 @@ class Trainer:
         self.train_loader: EpochLoader
         self.loader_state: Any = None
         self.task: Task
+        self.parameters: list[Parameter] = []
         self.optimizer: Optimizer
         self._updater: Updater
         self._schedule: Schedule
@@ -213,10 +216,6 @@ class Trainer:
         end = min(first + self.config.accumulate, self.train_loader.num_batches(epoch))
         return [i for batch in range(first, end) for i in self.train_loader.indices(epoch, batch)]
 
-    def gradients_overflow(self) -> bool:
-        """Whether any gradient is infinite or NaN; the host waits for the answer."""
-        return gradients_overflow(self._parameters)
-
     def save(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this moment; ``None`` without a run directory."""
         self._saved_at = self.state.step
@@ -248,35 +247,19 @@ class Trainer:
         self.optimizer = build_optimizer(optim or OptimizerConfig(), task)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        self._parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self._updater = Updater(task, self.optimizer, self.strategy, self.precision)
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
             raise DataError("the training data has no batch; is the data set empty?")
-        self.total_steps = self._count_steps()
+        self.total_steps = (
+            1 if self.context.dry_run else count_steps(self.config, self.train_loader)
+        )
         self.context.set("trainer.total_steps", self.total_steps, Source.DERIVED)
         self._schedule = build_schedule(schedule or ScheduleConfig(), self.total_steps)
         if self.run is not None and self.is_main:
             self.run.write_config(self.context.to_yaml())
-        count = sum(p.numel() for p in self._parameters)
-        logger.info(
-            f"{self.device} x {self.strategy.world_size}, {torch.get_num_threads()} threads, "
-            f"{self.config.precision} | {count:,} trained parameters | "
-            f"{self.first_epoch_batches:,} batches an epoch, {self.total_steps:,} updates"
-        )
-
-    def _count_steps(self) -> int:
-        config = self.config
-        if self.context.dry_run:
-            return 1
-        if config.max_steps is None and config.max_epochs is None:
-            raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
-        if config.max_epochs is None:
-            return config.max_steps or 0
-        counts = (self.train_loader.num_batches(epoch) for epoch in range(config.max_epochs))
-        steps = sum(-(-count // config.accumulate) for count in counts)
-        return min(steps, config.max_steps or steps)
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -310,7 +293,7 @@ class Trainer:
         self.loss = self._updater.loss
         clip = self.config.clip_norm
         measures = clip or self._cadence.logs(step)
-        self.grad_norm = clip_gradients(self._parameters, clip) if measures else None
+        self.grad_norm = clip_gradients(self.parameters, clip) if measures else None
         rate = self._schedule(step) * self.lr_scale
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["initial_lr"] * rate

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from common.training.callbacks.base import Callback
+from common.training.gradients import gradients_overflow
 from common.utils.errors import FaultError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class NanGuard(Callback):
         if state.step % self.every or trainer.precision.scaler is not None:
             return  # the fp16 scaler leaves out such updates by itself
         loss = float(trainer.loss)
-        if math.isfinite(loss) and not trainer.gradients_overflow():
+        if math.isfinite(loss) and not gradients_overflow(trainer.parameters):
             return
         ids = trainer.batch_ids()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", ..." if len(ids) > _SHOWN_IDS else "")

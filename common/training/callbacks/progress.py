@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
 from loguru import logger
 from tqdm import tqdm
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """A bar with loss, learning rate, speed and time left, refreshed at every log record.
+    """A header, and a bar with loss, learning rate, speed and time left, refreshed at every log record.
 
     Args:
         bar: Show the bar; by default only if standard error is a terminal.
@@ -26,6 +27,12 @@ class Progress(Callback):
         self._bar: tqdm[Any] | None = None
 
     def on_fit_start(self, trainer: "Trainer") -> None:
+        count = sum(parameter.numel() for parameter in trainer.parameters)
+        logger.info(
+            f"{trainer.device} x {trainer.strategy.world_size}, {torch.get_num_threads()} threads, "
+            f"{trainer.precision.name} | {count:,} trained parameters | "
+            f"{trainer.first_epoch_batches:,} batches an epoch, {trainer.total_steps:,} updates"
+        )
         if self._show:
             self._bar = tqdm(
                 total=trainer.total_steps,
