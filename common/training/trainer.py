@@ -28,7 +28,6 @@ from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
 from common.training.evaluation import AbandonedEvaluation, evaluate, predict
-from common.training.gradients import clip_gradients
 from common.training.loggers import Logger, Record, standard_loggers
 from common.training.memory import keep_freed_memory
 from common.training.meters import Meter, averages
@@ -113,7 +112,8 @@ class Trainer:
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
         self.callbacks = sorted(
-            [*callbacks, *standard_callbacks(records)], key=lambda c: c.priority
+            [*callbacks, *self.strategy.callbacks(), *standard_callbacks(records)],
+            key=lambda c: c.priority,
         )
         self._hooks = {name: self._overriding(name) for name in HOOKS}
         self.loggers = [*loggers, *standard_loggers(self.config.loggers, records)]
@@ -236,19 +236,20 @@ class Trainer:
         optim: OptimizerConfig | None,
         schedule: ScheduleConfig | None,
     ) -> None:
-        self.train_loader = as_epoch_loader(train, self.seed)
+        self.train_loader = self.strategy.loader(as_epoch_loader(train, self.seed))
         self.loader_state = train if keeps_state(train) else None
         self._validation = validation
         task.configure(info or DatasetInfo(), self.context)
-        self.task = task.to(self.device)
+        self.task = self.strategy.place(task)
         if self.config.compile:
             for part in task.children():
                 part.compile()
-        self.optimizer = build_optimizer(optim or OptimizerConfig(), task)
+        optimizer = build_optimizer(optim or OptimizerConfig(), task)
+        self.optimizer = self.strategy.wrap_optimizer(optimizer)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self._updater = Updater(task, self.optimizer, self.strategy, self.precision)
+        self._updater = self.strategy.updater(task, self.optimizer, self.precision)
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
@@ -293,7 +294,7 @@ class Trainer:
         self.loss = self._updater.loss
         clip = self.config.clip_norm
         measures = clip or self._cadence.logs(step)
-        self.grad_norm = clip_gradients(self.parameters, clip) if measures else None
+        self.grad_norm = self.strategy.clip(self.parameters, clip) if measures else None
         rate = self._schedule(step) * self.lr_scale
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["initial_lr"] * rate

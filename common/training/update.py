@@ -1,6 +1,7 @@
 """The arithmetic of one optimizer update, exact under accumulation and several ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,9 +10,13 @@ from torch.optim import Optimizer
 from common.training.gradients import scale_gradients
 from common.training.meters import Meter
 from common.training.precision import Precision
-from common.training.strategies import Strategy
 from common.training.task import Batch, StepOutput, Task, Weight, batch_size, to_device
 from common.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from common.training.strategies import Strategy
+
+TrainStep = Callable[[Batch], StepOutput]
 
 
 class Updater:
@@ -31,7 +36,7 @@ class Updater:
     """
 
     def __init__(
-        self, task: Task, optimizer: Optimizer, strategy: Strategy, precision: Precision
+        self, task: Task, optimizer: Optimizer, strategy: "Strategy", precision: Precision
     ) -> None:
         self._optimizer = optimizer
         self._strategy = strategy
