@@ -31,6 +31,12 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
     }
 
 
+def expected_size(trainer: "Trainer") -> int:
+    """About how many bytes a checkpoint will take: weights, and two moments of what is trained."""
+    weights = sum(tensor.nbytes for tensor in trainer.task.state_dict().values())
+    return weights + 2 * sum(parameter.nbytes for parameter in trainer.parameters)
+
+
 def restore(trainer: "Trainer", path: Path) -> None:
     """Put a checkpoint into a prepared trainer.
 
@@ -38,7 +44,7 @@ def restore(trainer: "Trainer", path: Path) -> None:
         CheckpointError: if the file is damaged, or belongs to a run over other data, another batch
             size, seed or number of processes (the order of the data would not go on).
     """
-    checkpoint = load_checkpoint(path, "cpu")
+    checkpoint = load_checkpoint(path, mmap=True)
     missing = [key for key in ("state", "model", "optimizer", "rng") if key not in checkpoint]
     if missing:
         raise CheckpointError(f"{path} has no {', '.join(missing)}; it is not a run's checkpoint")

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +38,8 @@ class Strategy:
 
     rank = 0
     world_size = 1
+    is_shared = False
+    """Whether several processes share a step, so that ``gradient_sync`` must be entered."""
 
     def __init__(self, device: str = "auto") -> None:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -61,9 +64,11 @@ class Strategy:
         """The optimizer that makes the updates."""
         return optimizer
 
-    def updater(self, task: Task, optimizer: Optimizer, precision: Precision) -> Updater:
+    def updater(
+        self, task: Task, optimizer: Optimizer, precision: Precision, channels_last: bool = False
+    ) -> Updater:
         """What turns micro-batches into one update."""
-        return Updater(task, optimizer, self, precision)
+        return Updater(task, optimizer, self, precision, channels_last)
 
     def wrap(self, task: Task) -> TrainStep:
         """The callable that runs one training micro-batch of ``task``."""
@@ -107,7 +112,8 @@ class Strategy:
 
     def load_optimizer(self, task: Task, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """The inverse of ``optimizer_state``."""
-        optimizer.load_state_dict(state)
+        # A copy: the optimizer keeps the tensors it is given, and these lie in the file.
+        optimizer.load_state_dict(deepcopy(state))
 
     def state_dict(self) -> dict[str, Any]:
         """What else the strategy must remember, such as a privacy accountant."""
@@ -148,6 +154,8 @@ class DistributedStrategy(Strategy):
     Raises:
         ConfigError: if the process was not started by ``torchrun``.
     """
+
+    is_shared = True
 
     def __init__(self, device: str = "auto") -> None:
         if "RANK" not in os.environ:
