@@ -24,6 +24,16 @@ from common.utils.paths import get_outputs_dir, validate_name
 from common.utils.provenance import code_version, hardware, versions
 
 _LONGEST_SLUG = 80
+_held_locks: set[int] = set()
+
+
+def _let_go_after_fork() -> None:
+    """A forked loader worker that outlives its killed parent must not keep the run locked."""
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 class Run:
@@ -154,24 +164,31 @@ class Run:
             error=None if error is None else f"{type(error).__name__}: {error}",
         )
         setup_logger()  # let go of the log file
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release()
 
     def _take_ownership(self) -> None:
         path = self.directory / "owner.lock"
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            _held_locks.add(self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._release()
             owner = path.read_text().strip() or "unknown"
             raise FaultError(
                 f"{self.directory} is in use by process {owner}; wait for it or end it first"
             ) from None
         except OSError as error:
+            self._release()
             raise FaultError(f"cannot write in {self.directory}: {error.strerror}") from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def _release(self) -> None:
+        if self._lock is not None and self._lock in _held_locks:
+            _held_locks.remove(self._lock)
+            os.close(self._lock)
+        self._lock = None
 
 
 def slug(overrides: Sequence[str]) -> str:
