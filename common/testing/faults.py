@@ -26,13 +26,16 @@ POINTS = ("fsync", "rename", "link", "fsync directory")
 
 
 @contextmanager
-def killed_at(point: str, number: int, below: Path) -> Iterator[None]:
+def killed_at(
+    point: str, number: int, below: Path, send: int = signal.SIGKILL
+) -> Iterator[None]:
     """This process kills itself just before a call that makes a file durable.
 
     Args:
         point: ``fsync`` of a file, ``rename`` or ``link`` to a name, or ``fsync directory``.
         number: Which of the calls, from 1.
         below: Only calls for this directory and what it holds are counted.
+        send: Another signal than SIGKILL.
     """
     root = below.resolve()
     lock = threading.Lock()
@@ -45,7 +48,7 @@ def killed_at(point: str, number: int, below: Path) -> Iterator[None]:
         with lock:
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), send)
 
     def syncing(call: Callable[[int], None]) -> Callable[[int], None]:
         def sync(descriptor: int) -> None:

@@ -9,13 +9,16 @@ The server itself computes nothing, so the children start with one thread and no
         assert trial.wait() == -signal.SIGKILL
 """
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -136,7 +139,7 @@ class TrialServer:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._process.kill()
         self._process.communicate()
@@ -184,13 +187,27 @@ def _fork(request: dict[str, Any]) -> int:
     os.environ.update(request["environment"])
     module, _, function = request["target"].partition(":")
     sys.argv = [request["target"]]
-    # As a script would end: the interpreter runs its exit handlers and reports errors.
-    raise SystemExit(_call(module, function, request["arguments"]))
+    os._exit(_call(module, function, request["arguments"]))
 
 
-def _call(module: str, function: str, arguments: dict[str, Any]) -> None:
-    with exit_on_error():
-        getattr(import_module(module), function)(**arguments)
+def _call(module: str, function: str, arguments: dict[str, Any]) -> int:
+    """Run to the end as a script would, except that torch is not taken apart (one second)."""
+    code = 0
+    try:
+        with exit_on_error():
+            getattr(import_module(module), function)(**arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 if __name__ == "__main__":

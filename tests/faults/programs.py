@@ -26,7 +26,7 @@ from common.training.callbacks import History
 from common.training.strategies import build_strategy
 from common.utils import Run, latest_checkpoint, seed_everything
 
-SIZE, BATCH = 74, 8  # ten batches, the last of two samples
+SIZE, BATCH = 73, 8  # ten batches, the last of a single sample
 Moment = Callable[[str, int], None]
 
 
@@ -56,12 +56,15 @@ class TracedTask(Task):
     """Two layers with dropout; its metrics are a trace of the data.
 
     Args:
+        dropout: Its probability.
+        width: Of the layer between.
         at: Called with ``train`` or ``eval`` and the number of the call within this process.
     """
 
-    def __init__(self, dropout: float = 0.3, at: Moment | None = None) -> None:
+    def __init__(self, dropout: float, width: int, at: Moment | None = None) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+        layers = nn.Linear(8, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2)
+        self.net = nn.Sequential(*layers)
         self._at = at
         self._calls = {"train": 0, "eval": 0}
 
@@ -120,6 +123,7 @@ def train(
     pause: float = 0.0,
     delay: float = 0.0,
     dropout: float = 0.3,
+    width: int = 16,
     seed: int = 3,
     fault: dict[str, Any] | None = None,
     **values: Any,
@@ -137,6 +141,7 @@ def train(
         pause: Seconds that every step takes, for signals from outside.
         delay: Seconds that every sample takes.
         dropout: Of the task.
+        width: Of the task.
         seed: Of everything but the data; a resumed process begins with another one, which must
             not matter.
         fault: ``{"kind": a context manager of common.testing.faults, ...its arguments}``.
@@ -174,7 +179,7 @@ def train(
             (run_directory / "metrics.jsonl").unlink(missing_ok=True)
         seed_everything(seed if resume is None else seed + 96)
         with _entered(fault):
-            trainer.fit(TracedTask(dropout, at), *loaders(workers, delay), resume=resume)
+            trainer.fit(TracedTask(dropout, width, at), *loaders(workers, delay), resume=resume)
     strategy.close()
 
 
