@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from loguru import logger
+
 from common.utils.errors import FaultError, InterruptedRun
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
@@ -126,10 +128,25 @@ class Run:
             return self
         self._take_ownership()
         self._started = time.monotonic()
+        try:
+            self._open_record()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _open_record(self) -> None:
         setup_logger(self.log_file)
         path = self.directory / "run.json"
         if path.exists():  # resumed: keep the history of how it went before
             self._record = json.loads(path.read_text())
+        now = versions()
+        for name, before in self._record.get("versions", {}).items():
+            if now.get(name) != before:
+                logger.warning(
+                    f"resumed under {name} {now.get(name, '(missing)')}, was {before}: "
+                    "the numbers may no longer be the uninterrupted run's to the last bit"
+                )
         code, difference = code_version()
         if difference:
             atomic_write_text(self.directory / "uncommitted.patch", difference)
@@ -140,11 +157,10 @@ class Run:
             started=self._record.get("started", _now()),
             resumed=[*self._record.get("resumed", []), _now()] if self._record else [],
             code=code,
-            versions=versions(),
+            versions=now,
             hardware=hardware(),
             pid=os.getpid(),
         )
-        return self
 
     def __exit__(
         self,
@@ -157,14 +173,20 @@ class Run:
         interrupted = isinstance(error, InterruptedRun | KeyboardInterrupt)
         state = "finished" if error is None else "interrupted" if interrupted else "failed"
         seconds = self._record.get("wall_seconds", 0.0) + time.monotonic() - self._started
-        self.record(
-            state=state,
-            ended=_now(),
-            wall_seconds=round(seconds, 2),
-            error=None if error is None else f"{type(error).__name__}: {error}",
-        )
-        setup_logger()  # let go of the log file
-        self._release()
+        try:
+            self.record(
+                state=state,
+                ended=_now(),
+                wall_seconds=round(seconds, 2),
+                error=None if error is None else f"{type(error).__name__}: {error}",
+            )
+        except FaultError as fault:
+            if error is None:
+                raise
+            logger.error(str(fault))  # what ended the run is what its caller must hear
+        finally:
+            setup_logger()  # let go of the log file
+            self._release()
 
     def _take_ownership(self) -> None:
         path = self.directory / "owner.lock"

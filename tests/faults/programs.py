@@ -191,3 +191,9 @@ def _entered(fault: dict[str, Any] | None) -> AbstractContextManager[Any]:
         arguments["below"] = Path(arguments["below"])
     context: AbstractContextManager[Any] = getattr(faults, arguments.pop("kind"))(**arguments)
     return context
+
+
+def create_run(outputs: str) -> None:
+    """Open a new run below ``outputs``, as every command does first."""
+    with Run.create("paper", outputs=Path(outputs)):
+        pass

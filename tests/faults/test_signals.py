@@ -39,6 +39,7 @@ def stopped_run(trials: TrialServer, directory: Path, number: int, **values) -> 
     trial = trials.start(TRAIN, directory=str(directory), signals=[number], **values)
     assert trial.wait() == 128 + number, trial.errors
     assert trial.errors.splitlines()[-1].startswith("interrupted: stopped by")
+    assert trial.errors.count("saving at the next step") == 1, "workers do not answer"
     assert trial.orphans() == []
     newest = latest_checkpoint(directory / "checkpoints")
     assert newest is not None
@@ -77,7 +78,7 @@ def test_a_signal_to_the_group_saves_at_the_next_boundary_and_resumes_exactly(
 
 
 @pytest.mark.fault(3)
-@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGUSR1), (2, signal.SIGTERM)])
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGUSR1)])
 def test_a_signal_while_waiting_for_data_is_answered_after_the_batch(
     trials: TrialServer, whole, tmp_path: Path, workers: int, number: int
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_signal_while_waiting_for_data_is_answered_after_the_batch(
     time.sleep(0.2)  # a batch takes 0.8 s, and a step of the model 1 ms
     trial.signal(number)
     assert trial.wait(20) == 128 + number, trial.errors
+    assert trial.errors.count("saving at the next step") == 1, "workers do not answer"
     assert trial.orphans() == []
     trials.run(TRAIN, directory=str(tmp_path), workers=workers)
     assert run_differences(whole(1), tmp_path) == []
