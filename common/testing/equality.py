@@ -58,6 +58,8 @@ def differences(one: Any, other: Any, where: str) -> list[str]:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = one.dtype == other.dtype and torch.equal(_bits(one), _bits(other))
         return [] if same else [f"{where} holds other numbers"]
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return [f"{where} is a {type(one).__name__} and a {type(other).__name__}"]
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [key for key in one if key in other]
         only = [key for key in (one.keys() ^ other.keys())]

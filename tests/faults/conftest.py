@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.testing.trials import TrialServer
+from tests.config.conftest import module, run, toy  # noqa: F401 (the experiment of row 11 to 13)
 
 
 def pytest_configure(config: pytest.Config) -> None:
