@@ -33,6 +33,7 @@ from common.training.loggers import Logger, Record, standard_loggers
 from common.training.memory import keep_freed_memory
 from common.training.meters import Meter, averages
 from common.training.optim import OptimizerConfig, build_optimizer
+from common.training.out_of_memory import explained_out_of_memory
 from common.training.precision import Precision
 from common.training.resume import capture, restore
 from common.training.rng import preserved_rng
@@ -163,7 +164,7 @@ class Trainer:
         self._speed_from = (self.state.wall_seconds, self.state.units)
         task.train()
         try:
-            with self._request:
+            with self._request, explained_out_of_memory(self):
                 self._call("on_fit_start")
                 self._loop()
         finally:
