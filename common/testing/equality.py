@@ -7,7 +7,7 @@ Compared are the newest checkpoint (weights, optimizer moments, generators, stat
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,15 @@ def run_differences(one: Path, other: Path) -> list[str]:
     """
     from common.utils.checkpoint import load_checkpoint
 
-    states = [load_checkpoint(path / "checkpoints" / "last.pt") for path in (one, other)]
-    found = differences(*map(without_clock, states), "last.pt")
-    lines = [metric_records(path) for path in (one, other)]
-    found += differences(*lines, "metrics.jsonl")
-    metrics = [without_clock(_final_metrics(path)) for path in (one, other)]
-    found += differences(*metrics, "run.json")
-    sums = [_digest(path / _FINISHED_WEIGHTS) for path in (one, other)]
-    return found + differences(*sums, _FINISHED_WEIGHTS)
+    def both(what: Callable[[Path], Any], name: str) -> list[str]:
+        return differences(without_clock(what(one)), without_clock(what(other)), name)
+
+    return [
+        *both(lambda run: load_checkpoint(run / "checkpoints" / "last.pt"), "last.pt"),
+        *both(metric_records, "metrics.jsonl"),
+        *both(_final_metrics, "run.json"),
+        *both(lambda run: _digest(run / _FINISHED_WEIGHTS), _FINISHED_WEIGHTS),
+    ]
 
 
 def metric_records(directory: Path) -> list[dict[str, Any]]:
@@ -62,8 +63,8 @@ def differences(one: Any, other: Any, where: str) -> list[str]:
         return [f"{where} is a {type(one).__name__} and a {type(other).__name__}"]
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [key for key in one if key in other]
-        only = [key for key in (one.keys() ^ other.keys())]
-        found = [f"{where}.{key} is on one side only" for key in sorted(map(str, only))]
+        only = sorted(map(str, one.keys() ^ other.keys()))
+        found = [f"{where}.{key} is on one side only" for key in only]
         parts = [differences(one[key], other[key], f"{where}.{key}") for key in keys]
         return found + [line for part in parts for line in part]
     if _is_list(one) and _is_list(other):

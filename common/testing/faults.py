@@ -26,9 +26,7 @@ POINTS = ("fsync", "rename", "link", "fsync directory")
 
 
 @contextmanager
-def killed_at(
-    point: str, number: int, below: Path, send: int = signal.SIGKILL
-) -> Iterator[None]:
+def killed_at(point: str, number: int, below: Path, send: int = signal.SIGKILL) -> Iterator[None]:
     """This process kills itself just before a call that makes a file durable.
 
     Args:

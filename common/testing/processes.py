@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,7 +79,8 @@ class Session:
     def kill(self) -> int:
         """SIGKILL to everything of the session; returns the leader's code."""
         for process in members(self.pid):
-            _send(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         return self._process.wait()
 
     def wait(self, timeout: float = 60.0) -> int:
@@ -139,13 +141,6 @@ def orphans(session: int, timeout: float = 10.0) -> list[psutil.Process]:
     while (left := members(session)) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     return left
-
-
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _read(descriptor: int) -> str:

@@ -109,9 +109,7 @@ class TrialServer:
         answer = self.ask(**request, environment={**os.environ, **(environment or {})})
         return Trial(self, answer["pid"], log)
 
-    def run(
-        self, target: str, *, expect: int = 0, timeout: float = 60.0, **arguments: Any
-    ) -> str:
+    def run(self, target: str, *, expect: int = 0, timeout: float = 60.0, **arguments: Any) -> str:
         """Run to the end; returns what was written.
 
         Raises:
