@@ -9,8 +9,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,32 @@ def create_run(outputs: str) -> None:
     """Open a new run below ``outputs``, as every command does first."""
     with Run.create("paper", outputs=Path(outputs)):
         pass
+
+
+def train_at_another_time(directory: str, hours: float) -> None:
+    """``train`` on a machine whose clocks stand elsewhere."""
+    with _clocks_moved(hours):
+        train(directory)
+
+
+def create_run_at_another_time(outputs: str, hours: float) -> None:
+    """``create_run`` on a machine whose clocks stand elsewhere."""
+    with _clocks_moved(hours):
+        create_run(outputs)
+
+
+@contextmanager
+def _clocks_moved(hours: float) -> Iterator[None]:
+    """Both clocks: a machine that was set, and one that was started anew in between."""
+    from common.utils import runs
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monotonic, wall = time.monotonic, time.time
+    time.monotonic = lambda: monotonic() + 3600 * hours
+    time.time = lambda: wall() + 3600 * hours
+    runs.datetime = Moved
+    yield
