@@ -59,7 +59,8 @@ class Updater:
                 with self._precision.autocast():
                     output = self._train_step(batch)
                 if is_idle:
-                    output = StepOutput(output.loss_sum * 0.0, output.weight * 0)
+                    nothing = {k: torch.zeros_like(v) for k, v in output.metrics.items()}
+                    output = StepOutput(output.loss_sum * 0.0, output.weight * 0, nothing)
                 weight = self._over_ranks(output.weight)
                 total = total + weight
                 if position == 0:
