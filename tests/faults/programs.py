@@ -101,13 +101,15 @@ class At(Callback):
             self.act()
 
 
-def loaders(workers: int = 0, delay: float = 0.0) -> tuple[SampleLoader, SampleLoader]:
+def loaders(workers: int, delay: float, validation_size: int) -> tuple[SampleLoader, SampleLoader]:
     """Training batches, and validation over a number that neither batches nor ranks divide."""
     train = SampleLoader(
         Augmented(SIZE, delay), ShuffledBatches(SIZE, BATCH, seed=5), num_workers=workers, seed=5
     )
     validation = SampleLoader(
-        Augmented(21), ShuffledBatches(21, BATCH, shuffle=False), num_workers=workers
+        Augmented(validation_size),
+        ShuffledBatches(validation_size, BATCH, shuffle=False),
+        num_workers=workers,
     )
     return train, validation
 
@@ -120,13 +122,16 @@ def train(
     kill_at: int | None = None,
     signals: tuple[int, ...] = (),
     signal_at: int | None = None,
+    signal_rank: int | None = None,
     moment: str = "step",
     pause: float = 0.0,
     delay: float = 0.0,
     dropout: float = 0.3,
     width: int = 16,
+    validation_size: int = 21,
     seed: int = 3,
     fault: dict[str, Any] | None = None,
+    at_step: tuple[int | None, Callable[[], None]] | None = None,
     **values: Any,
 ) -> None:
     """Train in ``directory``; goes on from its newest checkpoint if it has one.
@@ -138,19 +143,24 @@ def train(
         kill_at: SIGKILL to this process after so many updates.
         signals: Sent to this process's group, one after the other.
         signal_at: When: after this update, or in this call of ``moment``.
+        signal_rank: Which process sends them; all by default.
         moment: ``step`` (between updates), ``train`` (inside one) or ``eval``.
         pause: Seconds that every step takes, for signals from outside.
         delay: Seconds that every sample takes.
         dropout: Of the task.
         width: Of the task.
+        validation_size: Examples.
         seed: Of everything but the data; a resumed process begins with another one, which must
             not matter.
         fault: ``{"kind": a context manager of common.testing.faults, ...its arguments}``.
+        at_step: An update, and what is called after it.
         values: Of ``TrainerConfig``.
     """
     strategy = build_strategy("auto", "cpu")
 
     def send() -> None:
+        if signal_rank not in (None, strategy.rank):
+            return
         for number in signals:
             os.killpg(os.getpgrp(), number)
 
@@ -160,8 +170,10 @@ def train(
         if kind == moment and call == signal_at:
             send()
 
+    if at_step is None:
+        at_step = kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL)
     stop = At(signal_at if moment == "step" else None, send)
-    kill = At(kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    kill = At(*at_step)
     kill.__class__ = type("Kill", (At,), {})  # two callbacks, two names in the checkpoint
     run_directory = Path(directory)
     run_directory.mkdir(parents=True, exist_ok=True)
@@ -180,7 +192,11 @@ def train(
             (run_directory / "metrics.jsonl").unlink(missing_ok=True)
         seed_everything(seed if resume is None else seed + 96)
         with _entered(fault):
-            trainer.fit(TracedTask(dropout, width, at), *loaders(workers, delay), resume=resume)
+            trainer.fit(
+                TracedTask(dropout, width, at),
+                *loaders(workers, delay, validation_size),
+                resume=resume,
+            )
     strategy.close()
 
 
