@@ -1,7 +1,7 @@
 """Running sums that stay on the device until somebody reads them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -86,9 +86,9 @@ class Collector:
         for name, value in output.collected.items():
             self._parts.setdefault(name, []).append(value)
 
-    def result(self, gather_rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Every name's rows, over all steps and ranks."""
-        return {name: gather_rows(torch.cat(parts)) for name, parts in self._parts.items()}
+    def result(self) -> dict[str, Tensor]:
+        """Every name's rows, over all steps of this rank."""
+        return {name: torch.cat(parts) for name, parts in self._parts.items()}
 
 
 def _stack(values: list[Tensor] | list[Weight]) -> Tensor:

@@ -32,6 +32,7 @@ from common.training.evaluation import AbandonedEvaluation, evaluate, predict
 from common.training.loggers import Logger, standard_loggers
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
+from common.training.out_of_memory import explained_out_of_memory
 from common.training.precision import Precision
 from common.training.prefetch import read_ahead
 from common.training.reporting import Reporter
@@ -166,7 +167,7 @@ class Trainer:
         self._reporter.start(self, is_resumed=resume is not None)
         task.train()
         try:
-            with self._request:
+            with self._request, explained_out_of_memory(self):
                 self._call("on_fit_start")
                 self._loop()
                 self._settle()

@@ -101,7 +101,8 @@ class Updater:
             batch = to_device(batch, self._strategy.device, self._channels_last)
         output = self._train_step(batch)
         if is_idle:
-            output = StepOutput(output.loss_sum * 0.0, output.weight * 0)
+            nothing = {key: torch.zeros_like(value) for key, value in output.metrics.items()}
+            output = StepOutput(output.loss_sum * 0.0, output.weight * 0, nothing)
         loss, weight = output.loss_sum, output.weight
         if self._strategy.world_size > 1:
             loss = loss * self._strategy.world_size
