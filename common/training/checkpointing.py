@@ -7,7 +7,7 @@ once, by a thread. How bytes reach the disk is ``common.utils.checkpoint``'s bus
 import shutil
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.training.snapshot import Snapshot
 from common.utils.checkpoint import link_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.files import TEMPORARY_PREFIX
+from common.utils.threads import in_background
 
 
 class Checkpointer:
@@ -39,7 +40,6 @@ class Checkpointer:
         self._directory = directory
         self._keep = keep
         self._snapshot = Snapshot(pinned)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def prepare(self, size: int) -> None:
@@ -79,7 +79,7 @@ class Checkpointer:
         """
         self.wait()
         copy = self._snapshot.take(state)
-        self._pending = self._writer.submit(self._write, copy, step, best)
+        self._pending = in_background("checkpoint", self._write, copy, step, best)
         return self.last
 
     def wait(self) -> None:

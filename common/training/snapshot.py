@@ -6,12 +6,14 @@ every checkpoint.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.utils.threads import in_background
 
 _ALIGNMENT = 64  # bytes; a cache line
 _CHUNK = 1 << 26
@@ -40,9 +42,7 @@ class Snapshot:
             self._memory = Future()
             self._memory.set_result(self._allocate(size))
             return
-        with_thread = ThreadPoolExecutor(1, thread_name_prefix="reserve")
-        self._memory = with_thread.submit(self._allocate, size)
-        with_thread.shutdown(wait=False)
+        self._memory = in_background("reserve", self._allocate, size)
 
     def take(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Copy ``state``; the copy is valid until the next one is taken.

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.testing.equality import differences
-from common.training import Trainer, TrainerConfig
-from common.training import load_run_weights
+from common.training import Trainer, TrainerConfig, load_run_weights
 from common.utils import latest_checkpoint, load_checkpoint, save_checkpoint
 from common.utils.checkpoint import load_weights
 from common.utils.errors import CheckpointError

@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_when_there_is_room
     trials.run(TRAIN, directory=str(tmp_path / "whole"))
     run = disk / "run"
     trials.run(TRAIN, expect=KILLED, directory=str(run), kill_at=7)
-    ballast = fill(disk, leave=60_000)  # the record fits, a checkpoint does not
+    ballast = fill(disk, leave=500_000)  # the record fits, a checkpoint does not
     text = trials.run(TRAIN, expect=1, directory=str(run))
     assert re.match(WHERE_AND_HOW_MUCH.format(path=run), last_line(text)), text
     assert "Traceback" not in text

@@ -105,7 +105,7 @@ def test_a_kill_inside_a_save_leaves_a_whole_checkpoint(
     reached = metric_records(tmp_path)[-1]["step"]
     newest = latest_checkpoint(checkpoints)
     step = 0 if newest is None else load_checkpoint(newest)["state"]["step"]
-    assert step >= reached - 3  # two between saves, and one that was being written
+    assert step >= reached - 4  # one save in flight, and the steps until the next waits for it
     trials.run(TRAIN, directory=str(tmp_path))
     assert not list(checkpoints.glob(".tmp-*")), "what the killed process left is cleaned up"
     assert run_differences(whole(1), tmp_path) == []
