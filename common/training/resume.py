@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import Source
 from common.training.rng import rng_state, set_rng_state
 from common.training.state import TrainState
 from common.utils.checkpoint import load_checkpoint, load_weights
@@ -26,6 +25,7 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
         "rng": trainer.strategy.gather_states(rng_state()),
         "callbacks": {type(c).__name__: c.state_dict() for c in trainer.callbacks},
         "fingerprint": _fingerprint(trainer),
+        "context": trainer.context.state_dict(),
         "config": trainer.context.to_yaml(),
     }
 
@@ -47,11 +47,13 @@ def restore(trainer: "Trainer", path: Path) -> None:
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
+    changed += trainer.context.contradictions(checkpoint.get("context", {}))
     if changed:
         raise CheckpointError(
             f"{path} cannot be resumed exactly: {'; '.join(changed)}. "
             "Restore the old value, or start a new run"
         )
+    trainer.context.load_state_dict(checkpoint.get("context", {}))
     load_weights(trainer.task, checkpoint["model"], str(path))
     trainer.optimizer.load_state_dict(checkpoint["optimizer"])
     trainer.precision.load_state_dict(checkpoint["precision"])
@@ -68,11 +70,10 @@ def restore(trainer: "Trainer", path: Path) -> None:
 
 
 def _fingerprint(trainer: "Trainer") -> dict[str, Any]:
-    """What must not change between the parts of one run."""
+    """What must not change between the parts of one run, beside what the data says."""
     return {
         "seed": trainer.seed,
         "batches per epoch": trainer.first_epoch_batches,
         "accumulate": trainer.config.accumulate,
         "processes": trainer.strategy.world_size,
-        **trainer.context.values(Source.DATA),
     }
