@@ -124,7 +124,10 @@ class _Resolver:
                 f"refers to {reference.group()}, but the environment has no {name}; "
                 f"set it, or write ${{oc.env:{name},a default}}",
             )
-        return self._environment.typed(key, default.strip()) if whole else default.strip()
+        default = default.strip()
+        if not whole:
+            return default
+        return None if default == "null" else self._environment.typed(key, default)
 
     def _note(self, key: str, names: tuple[str, ...]) -> None:
         known = self._environment.variables.get(key, ())

@@ -64,9 +64,13 @@ def test_a_variable_has_the_type_of_its_key(toy: Path, module: Any, monkeypatch)
 
 def test_a_default_stands_in_for_a_variable_that_is_not_set(toy: Path, module: Any, monkeypatch):
     monkeypatch.delenv("MISSING", raising=False)
-    write(toy, "seed: ${oc.env:MISSING,7}\ntitle: ${oc.env:MISSING, a b}/c\n")
+    write(
+        toy,
+        "seed: ${oc.env:MISSING,7}\ntitle: ${oc.env:MISSING, a b}/c\n"
+        "folder: ${oc.env:MISSING,null}\n",
+    )
     config, context = compose(module.Config, module.__file__)
-    assert (config.seed, config.title) == (7, "a b/c")
+    assert (config.seed, config.title, config.folder) == (7, "a b/c", None)
     assert context.source("seed") is Source.USER
 
 
