@@ -16,7 +16,7 @@ from common.config.origins import ConfigConflictError, Lifetime, Origin, Source,
 from common.config.rendering import render
 from common.config.tree import ABSENT, leaves, plain
 from common.config.validate import show
-from common.config.values import Entry, Values, described, unpacked
+from common.config.values import Values, described, unpacked
 from common.utils.errors import ConfigError
 
 Listener = Callable[[str, Any, Source], None]
@@ -195,7 +195,8 @@ class RunContext:
         if current is not ABSENT and current is not None and not origin.stale:
             differs = plain(current) != plain(value)
             if differs:
-                self._compare(key, (current, origin), (value, Origin(source, by)))
+                shown = "***" if any(map(self._values.hidden, depends_on)) else show(plain(value))
+                self._compare(key, described(current, origin), origin, shown, Origin(source, by))
             if origin.is_users or (origin.is_data and source is Source.DERIVED):
                 self._publish(key, current, origin.source)
                 return current
@@ -304,27 +305,25 @@ class RunContext:
                 raise ConfigError(f"{key} depends on {name}, a section; name its values")
         self._values.check_edge(key, names)
 
-    def _compare(self, key: str, held: Entry, said: Entry) -> None:
+    def _compare(self, key: str, now: str, held: Origin, said: str, sayer: Origin) -> None:
         """Two values of one key differ: refuse it, or say so where one of them gives way."""
         from loguru import logger
 
-        (_, origin), (_, other) = held, said
-        now = described(*held)
-        if origin.is_users and other.is_data:
+        if held.is_users and sayer.is_data:
             raise ConfigConflictError(
-                f"{key} is {now}, but {other.text or 'the data'} says {show(plain(said[0]))}; "
-                "remove the setting, or use the data it belongs to"
+                f"{key} is {now}, but {sayer.text or 'the data'} says {said}; remove the setting, "
+                "or use the data it belongs to"
             )
-        if origin.is_users and key not in self._told:
+        if held.is_users and key not in self._told:
             self._told.add(key)
-            logger.info(f"{key} stays {now}; derived, it would be {show(plain(said[0]))}")
-        if origin.is_data and other.is_data:
-            if not origin.place:  # both were said in this process
+            logger.info(f"{key} stays {now}; derived, it would be {said}")
+        if held.is_data and sayer.is_data:
+            if not held.place:  # both were said in this process
                 raise ConfigConflictError(
-                    f"{key} is {now}, but {other.text or 'other data'} says "
-                    f"{show(plain(said[0]))}; one run has one value"
+                    f"{key} is {now}, but {sayer.text or 'other data'} says {said}; one run has "
+                    "one value"
                 )
-            logger.warning(f"{key} was {now}, is {described(*said)}")
+            logger.warning(f"{key} was {now}, is {said} ({sayer})")
 
     def _publish(self, key: str, value: Any, source: Source) -> None:
         for heard, function in list(self._listeners):

@@ -24,6 +24,7 @@ def evaluate(
     precision: Precision,
     prefix: str,
     should_stop: Callable[[], bool] = lambda: False,
+    channels_last: bool = False,
 ) -> dict[str, float]:
     """Average ``task.eval_step`` over batches, then compute the metrics of the whole.
 
@@ -34,6 +35,7 @@ def evaluate(
         precision: For the forward pass.
         prefix: Put before every metric's name.
         should_stop: Asked after every batch.
+        channels_last: Lay images out with the channels innermost.
 
     Raises:
         AbandonedEvaluation: if ``should_stop`` says so.
@@ -44,7 +46,7 @@ def evaluate(
             if batch is None:
                 continue
             with precision.autocast():
-                output = task.eval_step(to_device(batch, strategy.device))
+                output = task.eval_step(to_device(batch, strategy.device, channels_last))
             meter.add(output, batch_size(batch))
             collector.add(output)
             if should_stop():

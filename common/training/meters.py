@@ -1,5 +1,6 @@
 """Running sums that stay on the device until somebody reads them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ class Meter:
         """Forget everything."""
         self._losses: list[Tensor] = []
         self._weights: list[Weight] = []
-        self._metrics: dict[str, list[Tensor]] = {}
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._samples = 0
 
     def __len__(self) -> int:
@@ -33,8 +34,9 @@ class Meter:
         self._losses.append(output.loss_sum.detach())
         self._weights.append(output.weight)
         self._samples += samples
-        for name, value in output.metrics.items():
-            self._metrics.setdefault(name, []).append(value.detach())
+        if output.metrics:
+            for name, value in output.metrics.items():
+                self._metrics[name].append(value.detach())
 
     def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
         """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
@@ -58,7 +60,8 @@ class Meter:
         """The inverse of ``state_dict``."""
         self._losses = list(state["losses"].unbind())
         self._weights = list(state["weights"].unbind())
-        self._metrics = {name: list(values.unbind()) for name, values in state["metrics"].items()}
+        for name, values in state["metrics"].items():
+            self._metrics[name] = list(values.unbind())
         self._samples = state["samples"]
 
 

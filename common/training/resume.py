@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.training.rng import rng_state, set_rng_state
 from common.training.state import TrainState
-from common.utils.checkpoint import load_checkpoint, load_weights
+from common.utils.checkpoint import load_checkpoint
 from common.utils.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
     return {
         "state": trainer.state.state_dict(),
         "metrics": dict(trainer.metrics),
-        "model": trainer.task.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": trainer.strategy.model_state(trainer.task),
+        "optimizer": trainer.strategy.optimizer_state(trainer.task, trainer.optimizer),
+        "strategy": trainer.strategy.state_dict(),
         "precision": trainer.precision.state_dict(),
         "meter": trainer.meter.state_dict(),
         "loader": trainer.loader_state.state_dict() if trainer.loader_state is not None else {},
@@ -30,6 +31,12 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
     }
 
 
+def expected_size(trainer: "Trainer") -> int:
+    """About how many bytes a checkpoint will take: weights, and two moments of what is trained."""
+    weights = sum(tensor.nbytes for tensor in trainer.task.state_dict().values())
+    return weights + 2 * sum(parameter.nbytes for parameter in trainer.parameters)
+
+
 def restore(trainer: "Trainer", path: Path) -> None:
     """Put a checkpoint into a prepared trainer.
 
@@ -37,7 +44,7 @@ def restore(trainer: "Trainer", path: Path) -> None:
         CheckpointError: if the file is damaged, or belongs to a run over other data, another batch
             size, seed or number of processes (the order of the data would not go on).
     """
-    checkpoint = load_checkpoint(path, "cpu")
+    checkpoint = load_checkpoint(path, mmap=True)
     missing = [key for key in ("state", "model", "optimizer", "rng") if key not in checkpoint]
     if missing:
         raise CheckpointError(f"{path} has no {', '.join(missing)}; it is not a run's checkpoint")
@@ -54,15 +61,17 @@ def restore(trainer: "Trainer", path: Path) -> None:
             "Restore the old value, or start a new run"
         )
     trainer.context.load_state_dict(checkpoint.get("context", {}))
-    load_weights(trainer.task, checkpoint["model"], str(path))
-    trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+    strategy = trainer.strategy
+    strategy.load_model(trainer.task, checkpoint["model"], str(path))
+    strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
+    strategy.load_state_dict(checkpoint["strategy"])
     trainer.precision.load_state_dict(checkpoint["precision"])
     trainer.meter.load_state_dict(checkpoint["meter"])
     trainer.state = TrainState.from_state_dict(checkpoint["state"])
     trainer.metrics = checkpoint["metrics"]
     if trainer.loader_state is not None:
         trainer.loader_state.load_state_dict(checkpoint["loader"])
-    set_rng_state(checkpoint["rng"][trainer.strategy.rank])
+    set_rng_state(checkpoint["rng"][strategy.rank])
     for callback in trainer.callbacks:
         state = checkpoint["callbacks"].get(type(callback).__name__)
         if state is not None:

@@ -7,19 +7,26 @@ and the weight of the whole batch divides the loss, so that the result is the si
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
+from common.data.loaders import EpochLoader
+from common.training.callbacks import Callback
+from common.training.gradients import clip_gradients
+from common.training.precision import Precision
 from common.training.task import Batch, StepOutput, Task
+from common.training.update import TrainStep, Updater
+from common.utils.checkpoint import load_weights
 from common.utils.errors import ConfigError
-
-TrainStep = Callable[[Batch], StepOutput]
 
 
 class Strategy:
@@ -31,6 +38,8 @@ class Strategy:
 
     rank = 0
     world_size = 1
+    is_shared = False
+    """Whether several processes share a step, so that ``gradient_sync`` must be entered."""
 
     def __init__(self, device: str = "auto") -> None:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -41,9 +50,39 @@ class Strategy:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"trainer.device is '{device}', but PyTorch sees no CUDA device")
 
+    # ---- building, in this order ----------------------------------------------------------
+
+    def loader(self, loader: EpochLoader) -> EpochLoader:
+        """The training batches, if the strategy must draw them in another way."""
+        return loader
+
+    def place(self, task: Task) -> Task:
+        """Bring a configured task to where it runs, before the optimizer sees its parameters."""
+        return task.to(self.device)
+
+    def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer that makes the updates."""
+        return optimizer
+
+    def updater(
+        self, task: Task, optimizer: Optimizer, precision: Precision, channels_last: bool = False
+    ) -> Updater:
+        """What turns micro-batches into one update."""
+        return Updater(task, optimizer, self, precision, channels_last)
+
     def wrap(self, task: Task) -> TrainStep:
         """The callable that runs one training micro-batch of ``task``."""
         return task.train_step
+
+    def callbacks(self) -> list[Callback]:
+        """What the strategy itself hangs on a run."""
+        return []
+
+    # ---- a step ---------------------------------------------------------------------------
+
+    def clip(self, parameters: Sequence[Parameter], max_norm: float) -> Tensor:
+        """Clip the joint norm of all gradients (0 only measures); returns it, over all ranks."""
+        return clip_gradients(parameters, max_norm)
 
     def gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
         """Whether the backward pass inside exchanges gradients (the last micro-batch's does)."""
@@ -56,6 +95,32 @@ class Strategy:
     def gather_rows(self, values: Tensor) -> Tensor:
         """All ranks' rows, one rank after the other; ranks may have different numbers of rows."""
         return values
+
+    # ---- a checkpoint; every rank takes part, the main rank's result is written -----------
+
+    def model_state(self, task: Task) -> dict[str, Tensor]:
+        """The whole, unsharded weights under the task's own names."""
+        return task.state_dict()
+
+    def load_model(self, task: Task, state: dict[str, Tensor], source: str) -> None:
+        """The inverse of ``model_state``; ``source`` names the file in errors."""
+        load_weights(task, state, source)
+
+    def optimizer_state(self, task: Task, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole, unsharded state, keyed like ``Optimizer.state_dict``."""
+        return optimizer.state_dict()
+
+    def load_optimizer(self, task: Task, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """The inverse of ``optimizer_state``."""
+        # A copy: the optimizer keeps the tensors it is given, and these lie in the file.
+        optimizer.load_state_dict(deepcopy(state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What else the strategy must remember, such as a privacy accountant."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
 
     def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Every rank's state (nested plain values and tensors), by rank."""
@@ -89,6 +154,8 @@ class DistributedStrategy(Strategy):
     Raises:
         ConfigError: if the process was not started by ``torchrun``.
     """
+
+    is_shared = True
 
     def __init__(self, device: str = "auto") -> None:
         if "RANK" not in os.environ:

@@ -202,6 +202,20 @@ def test_an_error_does_not_show_a_secret(toy: Path, monkeypatch):
         assert "***" in outcome.err
 
 
+def test_a_log_does_not_show_what_was_made_from_a_secret(
+    module: Any, monkeypatch, logged: list[str]
+):
+    monkeypatch.setenv("HUB_TOKEN", SECRET)
+    words = ["title=${oc.env:HUB_TOKEN}", "folder=mine"]
+    _, context = compose(module.Config, module.__file__, None, words)
+    context.derive("folder", lambda title: f"x/{title}", ("title",))
+    context.resolve("title", "other", Source.DERIVED)
+    assert logged == [
+        "folder stays 'mine' (command line); derived, it would be ***",
+        "title stays *** (command line, ENV: HUB_TOKEN); derived, it would be 'other'",
+    ]
+
+
 def test_cfg_does_not_show_a_secret(toy: Path, run: Run, monkeypatch):
     monkeypatch.setenv("HUB_TOKEN", SECRET)
     out = run("title=${oc.env:HUB_TOKEN}", "--cfg", "job").out

@@ -36,9 +36,12 @@ class NanGuard(Callback):
         state = trainer.state
         if state.step % self.every or trainer.precision.scaler is not None:
             return  # the fp16 scaler leaves out such updates by itself
-        loss = float(trainer.loss)
-        if math.isfinite(loss) and not gradients_overflow(trainer.parameters):
-            return
+        loss, norm = trainer.loss.item(), trainer.grad_norm
+        if math.isfinite(loss):
+            if norm is not None and math.isfinite(norm.item()):
+                return  # a finite norm of all gradients says it too
+            if not gradients_overflow(trainer.parameters):
+                return
         ids = trainer.batch_ids()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", ..." if len(ids) > _SHOWN_IDS else "")
         what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
