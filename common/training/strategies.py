@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
@@ -112,8 +111,7 @@ class Strategy:
 
     def load_optimizer(self, task: Task, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """The inverse of ``optimizer_state``."""
-        # A copy: the optimizer keeps the tensors it is given, and these lie in the file.
-        optimizer.load_state_dict(deepcopy(state))
+        optimizer.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """What else the strategy must remember, such as a privacy accountant."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from common.config import RunContext, Source
+from common.config import Lifetime, RunContext, Source
 from common.data.foreign import as_epoch_loader, keeps_state
 from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
@@ -361,6 +361,8 @@ class Trainer:
             raise InterruptedRun(
                 f"stopped by {signal.Signals(number).name} after step {step}{where}", number
             )
+        if state.batch == 0 or self.context.step_values:  # what is over is forgotten
+            self.context.end(Lifetime.EPOCH if state.batch == 0 else Lifetime.STEP)
         return finished
 
     def _settle(self) -> None:

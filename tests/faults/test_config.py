@@ -64,7 +64,7 @@ def test_a_forbidden_target_inside_a_checkpoint_is_refused(
         ("batch_size: 0", "batch_size is 0, expected >= 1"),
         ("model: {d_model: 10, num_heads: 3}", ":1: model does not fit together: d_model=10"),
         ("seed: " + "x" * 10_000_000, "10,000,006 bytes; the limit is 1,000,000"),
-        ("title: ${oc.env:HOME}", "only references to keys"),
+        ("title: ${oc.dict.keys:HOME}", "only references to keys"),
         ("a: [", "not YAML"),
         ("defaults: [model: basic]", "did you mean 'base'?"),
         ("defaults: [modle: base]", "there is no folder configs/modle/"),
@@ -147,7 +147,7 @@ def test_a_wrong_key_names_the_nearest(run: Run, word: str, nearest: str):
 
 @pytest.mark.fault(11)
 def test_a_resolver_on_the_command_line_is_refused(run: Run):
-    assert "only references to keys" in run("title=${oc.env:HOME}").error
+    assert "only references to keys" in run("title=${oc.create:HOME}").error
 
 
 @pytest.mark.fault(11, 12)
