@@ -24,14 +24,12 @@ from torch.optim import Optimizer
 
 from common.data.foreign import as_epoch_loader
 from common.data.info import DatasetInfo
-from common.data.loaders import EpochLoader
 from common.training.gradients import clip_gradients
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
-from common.training.strategies import Strategy
 from common.training.task import Batch, Task
 from common.training.trainer import Trainer
-from common.training.undisturbed import undisturbed
+from common.training.undisturbed import epoch_batches, undisturbed
 from common.training.update import Updater
 from common.utils.errors import ConfigError, DataError
 from common.utils.files import atomic_write_text
@@ -313,17 +311,12 @@ def _groups(trainer: Trainer, loader: Any) -> Generator[list[Batch | None]]:
     source = as_epoch_loader(loader, trainer.seed)
     for epoch in count():
         found = False
-        with closing(_epoch(source, epoch, trainer.strategy)) as batches:
+        with closing(epoch_batches(source, epoch, trainer.strategy)) as batches:
             while group := list(islice(batches, trainer.config.accumulate)):
                 found = True
                 yield group
         if epoch and not found:  # a loader that keeps its position may stand at its end
             raise DataError("the training data has no batch; is the data set empty?")
-
-
-def _epoch(source: EpochLoader, epoch: int, strategy: Strategy) -> Generator[Batch | None]:
-    """This rank's batches; closing the generator ends the loader's workers."""
-    yield from source.batches(epoch, 0, strategy.rank, strategy.world_size)
 
 
 def _check(start: float, end: float, num_iter: int, beta: float, threshold: float) -> None:

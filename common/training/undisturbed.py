@@ -1,12 +1,15 @@
 """Look at a run's data without the run noticing: generators and the loader's position come back."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from common.data.foreign import keeps_state
+from common.data.loaders import EpochLoader
 from common.training.rng import preserved_rng
+from common.training.strategies import Strategy
+from common.training.task import Batch
 
 
 @contextmanager
@@ -26,3 +29,8 @@ def undisturbed(loader: Any) -> Iterator[None]:
         finally:
             if position is not None:
                 loader.load_state_dict(position)
+
+
+def epoch_batches(loader: EpochLoader, epoch: int, strategy: Strategy) -> Generator[Batch | None]:
+    """This rank's batches of an epoch; closing the generator ends the loader's workers."""
+    yield from loader.batches(epoch, 0, strategy.rank, strategy.world_size)
