@@ -112,9 +112,8 @@ class Trainer:
         self._speed_from = (0.0, 0.0)
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
-        self.callbacks = sorted(
-            [*callbacks, *standard_callbacks(records)], key=lambda c: c.priority
-        )
+        standard = standard_callbacks(records, self.config.diagnostics)
+        self.callbacks = sorted([*callbacks, *standard], key=lambda c: c.priority)
         self._hooks = {name: self._overriding(name) for name in HOOKS}
         self.loggers = [*loggers, *standard_loggers(self.config.loggers, records)]
         self._checkpointer = Checkpointer(run.checkpoints, self.config.keep) if run else None
