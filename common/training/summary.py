@@ -23,7 +23,7 @@ class ModuleSummary:
         kind: Its class.
         parameters: Numbers in its parameters; one shared with a module before it counts there.
         trained: Those of them that are trained.
-        flops: Of its forward pass, per example.
+        flops: Of its forward pass, per example; of a container, those of its parts.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelSummary:
         modules: In the order of definition, down to the depth asked for.
         parameters: Numbers in all parameters, shared ones once.
         trained: Those of them that are trained.
-        forward_flops: Of the forward pass and the loss, per example.
+        forward_flops: Of the forward pass and the loss, per example; also what is in no module.
         training_flops: Of forward and backward pass, per example.
         batch_size: Examples in the batch this was measured on.
     """
@@ -101,7 +101,7 @@ def summarize(task: Task, batch: Batch, depth: int = 2) -> ModelSummary:
                     type(module).__name__,
                     sum(p.numel() for p in owned),
                     sum(p.numel() for p in owned if p.requires_grad),
-                    by_module.get(name, 0) / size,
+                    _flops_inside(module, name, by_module) / size,
                 )
             )
     parameters = [p for _, p in owners]
@@ -145,6 +145,12 @@ def _count_flops(task: Task, batch: Batch) -> tuple[dict[str, int], int, int]:
         if name.startswith(prefix)
     }
     return by_module, forward.get_total_flops(), training.get_total_flops()
+
+
+def _flops_inside(module: nn.Module, name: str, by_module: dict[str, int]) -> int:
+    """FLOPs of a module, also if it is never called itself, like a ``ModuleList``."""
+    parts = (_flops_inside(m, f"{name}.{n}", by_module) for n, m in module.named_children())
+    return max(by_module.get(name, 0), sum(parts))
 
 
 def _owners(task: Task) -> list[tuple[str, nn.Parameter]]:

@@ -73,6 +73,10 @@ def test_the_base_transformer_follows_the_rule_of_six_flops_per_weight_and_token
     rule = 6 * length * (encoder + decoder + vocab * width)  # Kaplan et al. 2020, table 1
     assert summary.training_flops == pytest.approx(rule, rel=0.02)
     assert summary.forward_flops == pytest.approx(rule / 3, rel=0.02)
+    rows = {row.name: row.flops for row in summary.modules}
+    # The task calls its model's parts and not the model: a row holds what is inside it all the same.
+    assert rows["model.encoder"] == sum(rows[f"model.encoder.{i}"] for i in range(6)) > 0
+    assert rows["model"] == rows["model.encoder"] + rows["model.decoder"]
     layers = [row for row in summary.modules if row.kind in ("EncoderLayer", "DecoderLayer")]
     assert len(layers) == 12
     attention = 6 * 3 * 2 * 2 * length**2 * width  # scores and their use, three times a layer pair
