@@ -16,6 +16,7 @@ from common.data import TensorLoader
 from common.training import Callback, OptimizerConfig, StepOutput, Task, Trainer, TrainerConfig
 from common.training.callbacks import GradientNoise, GradientNorms
 from common.utils.errors import ConfigError, FaultError, InterruptedRun
+from common.visualization import plot_training_curves
 from tests.training.tiny import TokenTask, assert_same_run, fit, records
 
 STILL = OptimizerConfig(name="sgd", lr=1e-30)  # the weights stay where they are
@@ -87,6 +88,15 @@ def test_modules_are_put_together_by_depth() -> None:
     record = logged.records[0]
     assert [k for k in record if k.startswith("grad_norm/")] == ["grad_norm/net"]
     assert record["grad_norm/net"] == pytest.approx(record["grad_norm"], rel=1e-5)
+
+
+def test_the_curves_of_a_run_show_norms_per_layer_only_when_asked(tmp_path: Path) -> None:
+    fit(tmp_path, callbacks=[GradientNorms()], max_epochs=1, log_every=1)
+    titles = [axis.get_title() for axis in plot_training_curves(tmp_path).axes]
+    assert "grad_norm" in titles
+    assert not any("net." in title for title in titles)
+    figure = plot_training_curves(tmp_path, metrics=["grad_norm/net.0"])
+    assert len(figure.axes[0].get_lines()[0].get_xdata()) == 7
 
 
 def test_a_parameter_without_gradient_is_left_out() -> None:
