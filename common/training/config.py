@@ -32,3 +32,8 @@ class TrainerConfig:
     loggers: list[str] = option(
         "backends beside metrics.jsonl: tensorboard, wandb, trackio, mlflow", ["tensorboard"]
     )
+    diagnostics: list[str] = option(
+        "what to measure beside the loss: gradient_norms, gradient_noise, profile, summary",
+        [],
+        choices=("gradient_norms", "gradient_noise", "profile", "summary"),
+    )

@@ -38,6 +38,10 @@ class Meter:
             for name, value in output.metrics.items():
                 self._metrics[name].append(value.detach())
 
+    def recent_weights(self, count: int) -> Tensor:
+        """The weights of the last ``count`` micro-batches, in float64."""
+        return _stack(self._weights[-count:])
+
     def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
         """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
         names = sorted(self._metrics)

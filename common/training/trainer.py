@@ -112,9 +112,9 @@ class Trainer:
         self._saved_at = 0
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
+        standard = standard_callbacks(records, self.config.diagnostics)
         self.callbacks = sorted(
-            [*callbacks, *self.strategy.callbacks(), *standard_callbacks(records)],
-            key=lambda c: c.priority,
+            [*callbacks, *self.strategy.callbacks(), *standard], key=lambda c: c.priority
         )
         self._hooks = {name: self._overriding(name) for name in HOOKS}
         self._reporter = Reporter(
