@@ -65,8 +65,8 @@ def checkpoints(repeats: int, quick: bool = False) -> Result:
     notes = [
         f"{parameters:,.1f}M parameters with AdamW's moments, {size / 1e9:.2f} GB; in brackets, "
         "times `torch.save` + fsync and `torch.load`. Ours writes in a thread and checks every "
-        "record's CRC when it loads; `torch.load` checks none, and with `mmap=True` reads nothing "
-        "yet. All files are in the page cache when they are loaded."
+        "record's CRC when it loads. `torch.load` checks none; with `mmap=True` it reads nothing "
+        "yet, nor does safetensors. All files are in the page cache when they are loaded."
     ]
     return Result("checkpoints", _COLUMNS, samples, dict.fromkeys(measures, _BASELINE), notes)
 

@@ -11,11 +11,13 @@ import gc
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any, Self
 
 from common.utils import setup_logger
 from common.utils.files import atomic_write_text
+from common.utils.paths import get_project_root
 from common.utils.provenance import code_version, hardware, versions
 
 Measure = Callable[[], Mapping[str, float]]
@@ -45,9 +48,6 @@ def interleave(variants: Mapping[str, Measure], repeats: int, warm_up: int = 1) 
     names = list(variants)
     samples: Samples = {name: {} for name in names}
     for number in range(warm_up + repeats):
-        if number == warm_up:
-            gc.collect()
-            gc.freeze()  # what the peers have imported is nobody's garbage
         first = number % len(names)
         for name in names[first:] + names[:first]:
             gc.collect()
@@ -56,8 +56,48 @@ def interleave(variants: Mapping[str, Measure], repeats: int, warm_up: int = 1) 
                     samples[name].setdefault(key, []).append(float(f"{value:.5g}"))
         if sys.stderr.isatty():
             print(f"\rround {number + 1}/{warm_up + repeats}", end="", file=sys.stderr)
-    gc.unfreeze()
     return samples
+
+
+def fresh_processes(suite: str, variants: Iterable[str], quick: bool) -> dict[str, Measure]:
+    """Measures that take each sample in a process of its own.
+
+    Libraries change what they are imported beside (a hook on every optimizer, a setting of the
+    allocator), so that two of them in one process are not what either is alone.
+
+    Args:
+        suite: A module under ``benchmarks`` whose ``command_line`` has a ``sample``.
+        variants: What to hand to that.
+        quick: Passed on.
+    """
+
+    def measure(variant: str) -> dict[str, float]:
+        arguments = ["-m", f"benchmarks.{suite}", "--sample", variant, *["--quick"] * quick]
+        done = run_python(arguments)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return {variant: partial(measure, variant) for variant in variants}
+
+
+def run_python(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run Python on one thread in the project's root, with compiled modules.
+
+    Raises:
+        RuntimeError: with the last line of its errors, if it does not exit with ``expected``.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPATH": str(get_project_root()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=get_project_root(),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != expected:
+        what = f"python {' '.join(arguments)} exited with {done.returncode}, expected {expected}"
+        raise RuntimeError(f"{what}: {done.stderr.strip().splitlines()[-1:]}")
+    return done
 
 
 @dataclass(frozen=True)
@@ -207,21 +247,30 @@ def installed(peers: Mapping[str, str]) -> list[str]:
     return [name for name in peers if name not in missing]
 
 
-def command_line(suite: Callable[[int, bool], Result], repeats: int) -> None:
+def command_line(
+    suite: Callable[[int, bool], Result],
+    repeats: int,
+    sample: Callable[[str, bool], Mapping[str, float]] | None = None,
+) -> None:
     """The command of a suite: measure on one thread, print the table, write the JSON.
 
     Args:
         suite: Called with the number of rounds and whether to be quick (ours and raw only).
         repeats: Rounds by default.
+        sample: Measures one variant once, for ``fresh_processes``.
     """
     parser = argparse.ArgumentParser(description=(sys.modules[suite.__module__].__doc__ or ""))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="ours and raw only, small: a try")
+    parser.add_argument("--sample", help=argparse.SUPPRESS)
     options = parser.parse_args()
     setup_logger()  # its lines go to whatever standard error is at the time
     one_thread()
+    if sample is not None and options.sample is not None:
+        print(json.dumps(dict(sample(options.sample, options.quick))))
+        return
     result = with_provenance(suite(options.repeats, options.quick), sys.argv[1:])
     if options.json is not None:
         result.write(options.json)

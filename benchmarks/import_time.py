@@ -6,15 +6,18 @@ round that does not count comes first. The brackets say what is added to ``impor
     python -m benchmarks.import_time --json benchmarks/results/import_time.json
 """
 
-import os
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 
-from benchmarks.harness import Column, Measure, Result, command_line, installed, interleave
-from common.utils.paths import get_project_root
+from benchmarks.harness import (
+    Column,
+    Measure,
+    Result,
+    command_line,
+    installed,
+    interleave,
+    run_python,
+)
 
 _BASELINE = "import torch"
 _OURS = "from common.training import Trainer"
@@ -59,36 +62,17 @@ def import_time(repeats: int, quick: bool = False) -> Result:
 def _process(*arguments: str, expected: int = 0) -> Measure:
     def measure() -> dict[str, float]:
         cpu, wall = _children(), time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=get_project_root(),
-            env=_environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        run_python(arguments, expected)
         wall, cpu = time.perf_counter() - wall, _children() - cpu
-        if ended.returncode != expected:
-            raise RuntimeError(_complaint(arguments, ended.returncode, expected, ended.stderr))
         return {"wall": wall * 1e3, "cpu": cpu * 1e3}
 
     return measure
-
-
-def _environment() -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return environment | {"PYTHONPATH": str(get_project_root()), "OMP_NUM_THREADS": "1"}
 
 
 def _children() -> float:
     """CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _complaint(arguments: Sequence[str], code: int, expected: int, stderr: str) -> str:
-    last = stderr.strip().splitlines()[-1:]
-    return f"python {' '.join(arguments)} exited with {code}, expected {expected}: {last}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What stands around a training step: CPU time, calls, and the fixed cost of a fit.
 
 Each loop trains the same classifier on the same batches with fused AdamW. The window that is timed
-begins in the middle of the first epoch and is two epochs of 225 steps long, so that two ends of an
-epoch are in it; CPU time of all threads of the process. A ratio compares with the loop written by
-hand that has the same loader and nothing else: also for the realistic set-up.
+begins in the middle of the first epoch of 225 steps and ends in the middle of the second, so that
+the end of an epoch is in it; CPU time of all threads. A ratio compares with the loop written by
+hand that has the same loader and nothing else: also for the realistic set-up. Every sample is a
+fresh process: a loop does not know what another library has changed.
 
     python -m benchmarks.step_overhead --json benchmarks/results/step_overhead.json
 """
@@ -12,7 +13,15 @@ import time
 from functools import partial
 
 from benchmarks.calls import count_calls
-from benchmarks.harness import Column, Measure, Result, command_line, installed, interleave, timed
+from benchmarks.harness import (
+    Column,
+    Result,
+    command_line,
+    fresh_processes,
+    installed,
+    interleave,
+    timed,
+)
 from benchmarks.loops import (
     ours_data_loader,
     ours_tensor_loader,
@@ -20,9 +29,19 @@ from benchmarks.loops import (
     raw_tensor_loader,
 )
 from benchmarks.peers import PEERS
-from benchmarks.workloads import Loop, Workload, mlp_on_digits, run_loop, vit_on_digits
+from benchmarks.workloads import Loop, mlp_on_digits, run_loop, vit_on_digits
 
 _RAW, _RAW_TENSORS = "raw loop, DataLoader", "raw loop, TensorLoader"
+_WITH_TENSORS: dict[str, Loop] = {
+    _RAW_TENSORS: raw_tensor_loader,
+    "ours, TensorLoader": ours_tensor_loader,
+}
+_LOOPS: dict[str, Loop] = {
+    _RAW: raw_data_loader,
+    **{name: loop for name, (_, loop) in PEERS.items()},
+    "ours, DataLoader": ours_data_loader,
+    **_WITH_TENSORS,
+}
 _COPIES = 10  # of the 1,437 training examples: 225 steps an epoch
 _COLUMNS = [
     Column("mlp_plain", "MLP, us/step", 0, "mlp_plain"),
@@ -82,47 +101,36 @@ def step_overhead(repeats: int, quick: bool = False) -> Result:
         repeats: Interleaved rounds.
         quick: Ours and raw with our loader only, on the MLP, with short epochs.
     """
-    loops: dict[str, Loop] = {_RAW_TENSORS: raw_tensor_loader}
+    rows = list(_WITH_TENSORS)
     if not quick:
         peers = installed({name: module for name, (module, _) in PEERS.items()})
-        loops = {_RAW: raw_data_loader, **{name: PEERS[name][1] for name in peers}}
-        loops |= {"ours, DataLoader": ours_data_loader, _RAW_TENSORS: raw_tensor_loader}
-    loops["ours, TensorLoader"] = ours_tensor_loader
-    copies = 1 if quick else _COPIES
-    kinds = {name: ("plain",) if "raw" in name else ("plain", "realistic") for name in loops}
-    workloads = {"mlp": mlp_on_digits(3, copies, validation=False)}
-    if not quick:
-        workloads["vit"] = vit_on_digits(3, copies, validation=False)
-    samples = interleave(
-        {name: _measure(loop, workloads, kinds[name]) for name, loop in loops.items()}, repeats
-    )
-    for name, loop in loops.items():
-        samples[name] |= _calls(loop, kinds[name])
-    tensors = {_RAW_TENSORS, "ours, TensorLoader"}
-    baselines = {name: _RAW_TENSORS if name in tensors else _RAW for name in loops}
+        rows = [row for row in _LOOPS if row not in PEERS or row in peers]
+    samples = interleave(fresh_processes("step_overhead", rows, quick), repeats)
+    baselines = {row: _RAW_TENSORS if row in _WITH_TENSORS else _RAW for row in rows}
     return Result("step_overhead", _COLUMNS, samples, baselines, _NOTES)
 
 
-def _measure(loop: Loop, workloads: dict[str, Workload], kinds: tuple[str, ...]) -> Measure:
-    def measure() -> dict[str, float]:
-        values: dict[str, float] = {}
-        for kind in kinds:
-            for name, workload in workloads.items():
-                clock = StepClock(workload.steps_per_epoch // 2, 2 * workload.steps_per_epoch)
-                run_loop(loop, workload, clock, realistic=kind == "realistic")
-                values[f"{name}_{kind}"] = clock.microseconds
-            one_step = workloads["mlp"].first_batch()
-            fit = timed(partial(run_loop, loop, one_step, _no_tick, kind == "realistic"))
-            values[f"fit_{kind}"] = fit.wall * 1e3
-        return values
-
-    return measure
-
-
-def _calls(loop: Loop, kinds: tuple[str, ...]) -> dict[str, list[float]]:
-    workload = mlp_on_digits(1, _COPIES, validation=False)
-    counts = {kind: count_calls(loop, workload, kind == "realistic") for kind in kinds}
-    return {f"calls_{kind}": [count.per_step] for kind, count in counts.items()}
+def sample(row: str, quick: bool = False) -> dict[str, float]:
+    """One measurement of one row, in this process."""
+    loop = _LOOPS[row]
+    copies = 1 if quick else _COPIES
+    workloads = {"mlp": mlp_on_digits(2, copies, validation=False)}
+    if not quick:
+        workloads["vit"] = vit_on_digits(2, copies, validation=False)
+    one_step = workloads["mlp"].first_batch()
+    values: dict[str, float] = {}
+    for kind in ("plain",) if "raw" in row else ("plain", "realistic"):
+        realistic = kind == "realistic"
+        fit = partial(run_loop, loop, one_step, _no_tick, realistic)
+        fit()  # what the library imports, and what it does once in a process
+        values[f"fit_{kind}"] = timed(fit).wall * 1e3
+        for name, workload in workloads.items():
+            clock = StepClock(workload.steps_per_epoch // 2, workload.steps_per_epoch)
+            run_loop(loop, workload, clock, realistic)
+            values[f"{name}_{kind}"] = clock.microseconds
+        counted = mlp_on_digits(1, _COPIES, validation=False)
+        values[f"calls_{kind}"] = count_calls(loop, counted, realistic).per_step
+    return values
 
 
 def _no_tick() -> None:
@@ -130,4 +138,4 @@ def _no_tick() -> None:
 
 
 if __name__ == "__main__":
-    command_line(step_overhead, repeats=7)
+    command_line(step_overhead, repeats=9, sample=sample)

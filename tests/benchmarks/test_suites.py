@@ -1,20 +1,17 @@
 """Every suite runs, ours and raw only, and what it compares is the same training."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import step_overhead, whole_fit
 from benchmarks.checkpoints import checkpoints
-from benchmarks.import_time import import_time
+from benchmarks.harness import Result, run_python
 from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
 from benchmarks.peers import PEERS
 from benchmarks.report import filled
-from benchmarks.step_overhead import StepClock, step_overhead
-from benchmarks.whole_fit import whole_fit
 from benchmarks.workloads import Classifier, Loop, Workload, mlp_on_digits, run_loop
 from common.utils.paths import get_project_root
 
@@ -68,26 +65,35 @@ def test_a_fused_optimizer_changes_no_result(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_clock_that_never_stopped_is_an_error() -> None:
-    clock = StepClock(first=2, steps=3)
+    clock = step_overhead.StepClock(first=2, steps=3)
     for _ in range(4):
         clock()
     with pytest.raises(RuntimeError, match="4 forward passes; expected at least 5"):
         _ = clock.microseconds
 
 
-def test_step_overhead_runs() -> None:
-    result = step_overhead(repeats=1, quick=True)
-    assert set(result.samples) == {"raw loop, TensorLoader", "ours, TensorLoader"}
-    ours = result.samples["ours, TensorLoader"]
-    assert all(value > 0 for values in ours.values() for value in values)
-    assert ours.keys() >= {"mlp_plain", "mlp_realistic", "calls_plain", "fit_plain"}
-    assert result.ratio("ours, TensorLoader", "mlp_realistic", "mlp_plain") is not None
+def test_step_overhead_measures_steps_calls_and_fits() -> None:
+    raw = step_overhead.sample("raw loop, TensorLoader", quick=True)
+    ours = step_overhead.sample("ours, TensorLoader", quick=True)
+    assert raw.keys() == {"mlp_plain", "calls_plain", "fit_plain"}
+    assert ours.keys() == raw.keys() | {"mlp_realistic", "calls_realistic", "fit_realistic"}
+    assert all(value > 0 for value in [*raw.values(), *ours.values()])
 
 
-def test_whole_fit_runs() -> None:
-    result = whole_fit(repeats=1, quick=True)
-    assert result.median("ours", "plain") > 0
-    assert result.median("raw loop, naive", "plain") > 0
+def test_whole_fit_measures_epochs_per_second() -> None:
+    assert whole_fit.sample("raw loop, naive", quick=True)["plain"] > 0
+    assert whole_fit.sample("ours", quick=True).keys() == {"plain", "realistic"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["step_overhead", "whole_fit", "checkpoints", "import_time"])
+def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    run_python(["-m", f"benchmarks.{suite}", "--quick", "--repeats", "1", "--json", str(path)])
+    result = Result.read(path)
+    assert result.suite == suite
+    assert len(result.samples) == 2
+    assert len(result.commit) >= 40
 
 
 def test_checkpoints_runs_and_leaves_nothing_behind(
@@ -98,24 +104,6 @@ def test_checkpoints_runs_and_leaves_nothing_behind(
     ours = result.samples["ours"]
     assert ours["durable"][0] >= ours["stall"][0] > 0
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_import_time_runs() -> None:
-    result = import_time(repeats=1, quick=True)
-    assert result.median("import torch", "wall") > 0
-
-
-@pytest.mark.slow
-def test_a_suite_is_a_command(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    command = ["-m", "benchmarks.checkpoints", "--quick", "--repeats", "1", "--json", str(path)]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=get_project_root(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| torch.save + fsync |" in done.stdout
-    assert path.exists()
 
 
 def test_the_page_says_what_the_results_say() -> None:
