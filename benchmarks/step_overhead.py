@@ -138,4 +138,4 @@ def _no_tick() -> None:
 
 
 if __name__ == "__main__":
-    command_line(step_overhead, repeats=9, sample=sample)
+    command_line(step_overhead, repeats=7, sample=sample)
