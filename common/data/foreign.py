@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+    default_collate,
+)
 
 from common.data.loaders import Batch, EpochLoader, SampleLoader, read_with_workers
 from common.data.orders import IndexArray
@@ -60,7 +66,8 @@ def as_epoch_loader(loader: Any, seed: int) -> EpochLoader:
         and not isinstance(loader.dataset, IterableDataset)
         and loader.batch_sampler is not None  # else the data set itself holds whole batches
     ):
-        return _MapStyleLoader(loader, seed)
+        in_memory = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
+        return (_InMemoryLoader if in_memory else _MapStyleLoader)(loader, seed)
     return _IterableLoader(loader, seed)
 
 
@@ -123,6 +130,20 @@ class _MapStyleLoader(SampleLoader):
             seed_generators(self.seed, epoch)
             drawn = islice(iter(self._loader.batch_sampler or ()), number)
             return [np.asarray(batch, dtype=np.int64) for batch in drawn]
+
+
+class _InMemoryLoader(_MapStyleLoader):
+    """A ``DataLoader`` over a ``TensorDataset``: one indexed read per tensor gives what collating gives.
+
+    Its samples draw nothing at random, so they need no generators, and no workers.
+    """
+
+    def batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Any]:
+        for share in self.shares(epoch, start, rank, world_size):
+            rows = torch.from_numpy(share)
+            yield [t[rows] for t in self.dataset.tensors] if len(share) else None
 
 
 class _IterableLoader:
