@@ -1,5 +1,6 @@
-"""Names that would leave the store, and links planted where something is written (rows 14, 16)."""
+"""Names that would leave the store, and links planted where something is written (rows 14, 16, 17)."""
 
+import json
 import os
 
 import pytest
@@ -134,3 +135,17 @@ def test_a_fifo_in_the_store_does_not_hang(loopback_hub):
     os.mkfifo(folder / "card.json")
     with pytest.raises(DataError, match="not from the store"):
         download_model("acme/net")
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("shard", ["../../etc/passwd", "/etc/passwd", "weights.fifo"])
+def test_a_weight_index_that_names_files_outside_the_repository_is_refused(loopback_hub, shard):
+    index = {"weight_map": {"layer.0": "model-1.safetensors", "layer.1": shard}}
+    files = {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-1.safetensors": b"0",
+    }
+    loopback_hub.push("models/acme/sharded", files)
+    with pytest.raises((UnsafeNameError, DataError), match="names"):
+        download_model("acme/sharded")
+    assert list_store("models") == []
