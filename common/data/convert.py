@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from common.data.archives import check_archive, is_archive
 from common.data.hub import Repository, fetch
 from common.utils.errors import DataError
 from common.utils.text import did_you_mean
@@ -62,6 +63,8 @@ class Plan:
         missing = [name for name in sorted(needed) if not (self.folder / name).stat().st_size]
         fetch(self.repository, missing, self.folder)
         builder, repository_id = self._builder, self.repository.repository_id
+        for name in filter(is_archive, missing):
+            check_archive(self.folder / name, f"{repository_id}, {name}")
         wanted = {s: files for s, files in builder.config.data_files.items() if s in splits}
         builder.config.data_files = DataFilesDict(wanted)
         with _readable(repository_id), quiet_unless_terminal():
@@ -110,6 +113,8 @@ def plan(repository: Repository, config: str | None, scratch: Path) -> Plan:
     # An archive's content decides how it is read, so it has to be there to be looked into.
     looked_into = [n for n in repository.files if n in _DESCRIPTIONS or n.endswith(".zip")]
     fetch(repository, looked_into, folder)
+    for name in filter(is_archive, looked_into):
+        check_archive(folder / name, f"{repository_id}, {name}")
     card = read_repository_card(folder)
     if not card:  # without metadata it would only make `datasets` complain
         (folder / "README.md").unlink(missing_ok=True)

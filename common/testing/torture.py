@@ -81,14 +81,17 @@ class Torture:
         Raises:
             FaultError: if the training itself fails.
         """
-        whole = self._uninterrupted(kills)
-        _say(f"uninterrupted: {whole}")
-        while self._report.kills < kills and not self._report.differences:
-            run = self._tortured(kills)
-            self._report.runs += 1
-            self._report.differences = run_differences(whole, run)
-            verdict = "equal" if not self._report.differences else "DIFFERENT"
-            _say(f"killed and resumed: {run}: {verdict}")
+        try:
+            whole = self._uninterrupted(kills)
+            _say(f"uninterrupted: {whole}")
+            while self._report.kills < kills and not self._report.differences:
+                run = self._tortured(kills)
+                self._report.runs += 1
+                self._report.differences = run_differences(whole, run)
+                verdict = "equal" if not self._report.differences else "DIFFERENT"
+                _say(f"killed and resumed: {run}: {verdict}")
+        except (ChildProcessError, TimeoutError) as error:
+            raise FaultError(f"the training {error}") from None
         return self._report
 
     def _uninterrupted(self, kills: int) -> Path:

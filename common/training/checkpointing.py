@@ -56,12 +56,12 @@ class Checkpointer:
             with tempfile.TemporaryFile(dir=self._directory):
                 free = shutil.disk_usage(self._directory).free
         except OSError as error:
-            raise CheckpointError(f"cannot write to {self._directory}: {error.strerror}") from None
+            raise CheckpointError(f"cannot write {self._directory}: {error.strerror}") from None
         held = sum(path.stat().st_size for path in self._directory.glob("last.pt"))
         if free < max(2 * size - held, size):
             raise CheckpointError(
-                f"{self._directory} is too small: a checkpoint takes about {size:,} bytes and is "
-                f"written beside the one before; {free:,} bytes are free"
+                f"{self._directory} has too little room for two checkpoints, an old and a new one "
+                f"(about {2 * size - held:,} bytes needed, {free:,} free)"
             )
         if free < (3 + self._keep) * size:
             logger.warning(

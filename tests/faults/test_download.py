@@ -37,6 +37,7 @@ def assert_nothing_is_left() -> None:
     assert [p for p in get_assets_dir().rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -56,6 +57,7 @@ def test_one_fault_is_survived(hub, fault):
     assert attempts(hub) == 2
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -80,6 +82,7 @@ def test_a_lasting_fault_is_a_line_with_url_and_attempts(hub, fault, reason):
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(20)
 def test_a_transfer_that_always_breaks_off_is_resumed_until_it_is_whole(hub):
     hub.fail(FILE, truncate=60_000)
     assert download_model("acme/net", "weights.bin").read_bytes() == WEIGHTS
@@ -87,6 +90,7 @@ def test_a_transfer_that_always_breaks_off_is_resumed_until_it_is_whole(hub):
     assert ranges == [None] + [f"bytes={n * 60_000}-" for n in (1, 2, 3, 4)]
 
 
+@pytest.mark.fault(20)
 def test_wrong_bytes_of_the_right_length_are_caught(hub):
     hub.fail(FILE, corrupt=True)
     with pytest.raises(DownloadError, match=r"wrong bytes arrived: SHA-256 .* after 2 attempts"):
@@ -94,6 +98,7 @@ def test_wrong_bytes_of_the_right_length_are_caught(hub):
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(20)
 def test_wrong_bytes_of_a_small_file_are_caught_by_its_blob_id(hub):
     hub.fail("*/config.json", corrupt=True)
     with pytest.raises(DownloadError, match=r"config.json: wrong bytes arrived: blob id"):
@@ -101,6 +106,7 @@ def test_wrong_bytes_of_a_small_file_are_caught_by_its_blob_id(hub):
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(20)
 def test_a_server_that_asks_for_time_is_given_it(hub):
     hub.fail(FILE, times=1, status=429, headers={"Retry-After": "1"})
     started = time.monotonic()
@@ -108,6 +114,7 @@ def test_a_server_that_asks_for_time_is_given_it(hub):
     assert time.monotonic() - started >= 1.0
 
 
+@pytest.mark.fault(20)
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(hub):
     hub.fail(FILE, status=429, headers={"Retry-After": "3600"})
     with pytest.raises(DownloadError, match="asks to wait 3,600 s"):
@@ -115,6 +122,7 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(hub):
     assert attempts(hub) == 1
 
 
+@pytest.mark.fault(20)
 def test_a_slow_server_is_waited_for_and_then_asked_again(hub, monkeypatch):
     monkeypatch.setattr(transfer, "_READ_SECONDS", 0.5)
     hub.fail(FILE, times=1, delay=0.1)
@@ -124,12 +132,14 @@ def test_a_slow_server_is_waited_for_and_then_asked_again(hub, monkeypatch):
     assert download_model("acme/slow", "weights.bin").read_bytes() == WEIGHTS
 
 
+@pytest.mark.fault(20)
 def test_a_listing_that_fails_once_is_asked_again(hub):
     hub.fail("/api/models/acme/net/tree/*", times=1, status=502)
     hub.fail("/api/models/acme/net/revision/*", times=1, reset=True)
     assert download_model("acme/net").is_dir()
 
 
+@pytest.mark.fault(20)
 def test_a_server_that_is_no_hub_is_one_line(hub, monkeypatch):
     # Whatever is asked for, the answer is the weights.
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/acme/net/resolve/main/weights.bin?")
@@ -138,6 +148,7 @@ def test_a_server_that_is_no_hub_is_one_line(hub, monkeypatch):
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(22)
 def test_a_repository_with_a_loading_script_is_refused_and_the_script_not_fetched(loopback_hub):
     files = {"script.py": b"raise SystemExit('ran')", "train.csv": CSV}
     loopback_hub.push("datasets/acme/script", files)
@@ -147,6 +158,7 @@ def test_a_repository_with_a_loading_script_is_refused_and_the_script_not_fetche
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(22)
 def test_the_hubs_own_conversion_of_a_script_is_a_revision(loopback_hub):
     loopback_hub.push("datasets/acme/script", {"script.py": b""})
     loopback_hub.push("datasets/acme/script", {"train.csv": CSV}, branch="refs/convert/parquet")
@@ -154,6 +166,7 @@ def test_the_hubs_own_conversion_of_a_script_is_a_revision(loopback_hub):
     assert stored["train"].num_rows == 2
 
 
+@pytest.mark.fault(22)
 def test_a_gated_repository_is_refused_with_the_way_in(loopback_hub, monkeypatch):
     loopback_hub.push("datasets/acme/secret", {"README.md": b"x", "train.csv": CSV})
     loopback_hub.gate("datasets/acme/secret", token="hf_right")
@@ -167,12 +180,14 @@ def test_a_gated_repository_is_refused_with_the_way_in(loopback_hub, monkeypatch
     assert download_dataset("acme/secret")["train"].num_rows == 2
 
 
+@pytest.mark.fault(22)
 def test_a_missing_revision_is_named(hub):
     with pytest.raises(DataError, match=r"acme/net has no revision 'v9'; expected a branch"):
         download_model("acme/net", revision="v9")
     assert_nothing_is_left()
 
 
+@pytest.mark.fault(22)
 def test_a_branch_that_moved_changes_nothing_that_is_stored(loopback_hub):
     old = loopback_hub.push("datasets/acme/tiny", {"train.csv": CSV})
     folder = get_assets_dir() / "datasets" / "acme__tiny"
@@ -187,6 +202,7 @@ def test_a_branch_that_moved_changes_nothing_that_is_stored(loopback_hub):
     assert verify(folder) == []
 
 
+@pytest.mark.fault(22)
 def test_another_revision_of_a_model_replaces_it(hub):
     download_model("acme/net")
     new = hub.push("models/acme/net", {"config.json": None, "weights.bin": b"new"})

@@ -59,6 +59,7 @@ def hub(loopback_hub):
     return loopback_hub
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("count", [2, 8])
 def test_processes_that_start_cold_download_once(hub, count):
     hub.fail(FILE, delay=0.5)  # long enough for all to arrive
@@ -69,6 +70,7 @@ def test_processes_that_start_cold_download_once(hub, count):
     assert verify(get_datasets_dir() / "acme__tiny") == []
 
 
+@pytest.mark.fault(19)
 def test_the_next_process_proceeds_when_one_dies_with_the_lock(hub):
     fault = hub.fail(FILE, times=1, delay=60)
     leftover = get_datasets_dir() / ".tmp-acme__tiny"
@@ -85,6 +87,7 @@ def test_the_next_process_proceeds_when_one_dies_with_the_lock(hub):
     assert not leftover.exists()
 
 
+@pytest.mark.fault(5)
 def test_a_full_disk_is_one_line_and_leaves_nothing(hub):
     with _downloads(1, limit=4096) as (_, answers):
         error = answers.get(timeout=60)
@@ -95,6 +98,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(hub):
     assert {path.name for path in get_datasets_dir().iterdir()} == {".acme__tiny.lock"}
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_by_environment_reads_the_store_and_asks_nobody(hub, monkeypatch, switch):
     monkeypatch.setenv(switch, "1")
@@ -110,6 +114,7 @@ def test_offline_by_environment_reads_the_store_and_asks_nobody(hub, monkeypatch
     assert len(hub.requests) == asked
 
 
+@pytest.mark.fault(21)
 def test_a_hub_that_refuses_connections_is_reported_soon(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
@@ -146,12 +151,14 @@ def _without_network(environment: dict[str, str]) -> tuple[str, float]:
     return answer, float(seconds)
 
 
+@pytest.mark.fault(21)
 def test_without_a_network_what_is_stored_is_read_without_a_contact(hub):
     fetch_dataset("acme/tiny")
     answer, _ = _without_network(dict(os.environ))
     assert answer == "1000 []"
 
 
+@pytest.mark.fault(21)
 def test_without_a_network_what_is_missing_is_one_line_in_ten_seconds(hub):
     environment = {key: value for key, value in os.environ.items() if key != "HF_ENDPOINT"}
     answer, seconds = _without_network(environment)

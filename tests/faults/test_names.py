@@ -1,5 +1,6 @@
-"""Names that would leave the store, and links planted where something is written (rows 14, 16)."""
+"""Names that would leave the store, and links planted where something is written (rows 14, 16, 17)."""
 
+import json
 import os
 
 import pytest
@@ -31,6 +32,7 @@ UNSAFE = [
 CSV = b"text,label\nhello,0\nworld,1\n"
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("name", UNSAFE)
 @pytest.mark.parametrize("use", [download_dataset, download_model, lambda n: link_dataset(n, ".")])
 def test_unsafe_names_are_refused_before_anything_is_asked_or_created(loopback_hub, use, name):
@@ -40,6 +42,7 @@ def test_unsafe_names_are_refused_before_anything_is_asked_or_created(loopback_h
     assert loopback_hub.requests == []
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("text", ["../x", "-x", "a\0", "x" * 300])
 def test_unsafe_configurations_revisions_and_files_are_refused(loopback_hub, text):
     for arguments in ({"config": text}, {"revision": text}):
@@ -56,6 +59,7 @@ def _list_file(hub, path: str) -> None:
     hub.push("models/acme/evil", {"config.json": b"{}", path: b"owned"})
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("path", ["../evil.txt", "sub/../../evil.txt", "/evil.txt", "a\\b", "a\nb"])
 def test_unsafe_names_that_the_hub_lists_are_refused(loopback_hub, path):
     _list_file(loopback_hub, path)
@@ -66,6 +70,7 @@ def test_unsafe_names_that_the_hub_lists_are_refused(loopback_hub, path):
     assert loopback_hub.downloads() == []
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(
     "place",
     ["/etc/hostname", "../../secret.csv", "https://example.org/x.csv", "zip://x.csv::/tmp/a.zip"],
@@ -78,6 +83,7 @@ def test_a_card_that_names_data_outside_its_repository_is_refused(loopback_hub, 
     assert list_store("datasets") == []
 
 
+@pytest.mark.fault(16)
 def test_a_link_at_the_target_is_refused(loopback_hub, tmp_path):
     loopback_hub.push("datasets/acme/tiny", {"train.csv": CSV})
     elsewhere = tmp_path / "elsewhere"
@@ -89,6 +95,7 @@ def test_a_link_at_the_target_is_refused(loopback_hub, tmp_path):
     assert not any(elsewhere.iterdir())
 
 
+@pytest.mark.fault(16)
 def test_a_link_at_the_lock_or_the_temporary_folder_is_not_followed(loopback_hub, tmp_path):
     loopback_hub.push("datasets/acme/tiny", {"train.csv": CSV})
     elsewhere = tmp_path / "elsewhere"
@@ -104,6 +111,7 @@ def test_a_link_at_the_lock_or_the_temporary_folder_is_not_followed(loopback_hub
     assert not (tmp_path / "made-by-lock").exists()
 
 
+@pytest.mark.fault(16)
 def test_links_inside_a_model_are_not_followed_when_files_are_added(loopback_hub, tmp_path):
     files = {"config.json": b"{}", "sub/weights.bin": b"w", "weights.bin": b"w"}
     loopback_hub.push("models/acme/net", files)
@@ -119,6 +127,7 @@ def test_links_inside_a_model_are_not_followed_when_files_are_added(loopback_hub
     assert not any(elsewhere.iterdir())
 
 
+@pytest.mark.fault(17)
 def test_a_fifo_in_the_store_does_not_hang(loopback_hub):
     loopback_hub.push("models/acme/net", {"config.json": b"{}"})
     folder = get_models_dir() / "acme__net"
@@ -126,3 +135,17 @@ def test_a_fifo_in_the_store_does_not_hang(loopback_hub):
     os.mkfifo(folder / "card.json")
     with pytest.raises(DataError, match="not from the store"):
         download_model("acme/net")
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("shard", ["../../etc/passwd", "/etc/passwd", "weights.fifo"])
+def test_a_weight_index_that_names_files_outside_the_repository_is_refused(loopback_hub, shard):
+    index = {"weight_map": {"layer.0": "model-1.safetensors", "layer.1": shard}}
+    files = {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-1.safetensors": b"0",
+    }
+    loopback_hub.push("models/acme/sharded", files)
+    with pytest.raises((UnsafeNameError, DataError), match="names"):
+        download_model("acme/sharded")
+    assert list_store("models") == []
