@@ -36,8 +36,9 @@ class NanGuard(Callback):
         state = trainer.state
         if state.step % self.every or trainer.precision.scaler is not None:
             return  # the fp16 scaler leaves out such updates by itself
+        overflows = gradients_overflow(trainer.parameters)  # first, because every rank asks it
         loss = float(trainer.loss)
-        if math.isfinite(loss) and not gradients_overflow(trainer.parameters):
+        if math.isfinite(loss) and not overflows:
             return
         ids = trainer.batch_ids()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", ..." if len(ids) > _SHOWN_IDS else "")
