@@ -89,6 +89,24 @@ class Task(nn.Module):
         ]
         return [group for group in groups if group["params"]]
 
+    def shard_units(self) -> list[nn.Module]:
+        """The parts whose weights ``strategy=fsdp`` brings together at once, innermost first.
+
+        Only their calls (``unit(...)``) see whole weights; what is in no unit is whole during a
+        step. By default the members of every ``nn.ModuleList``: the layers of a stack.
+        """
+        units: dict[nn.Module, None] = {}
+        waiting: list[nn.Module] = [self]
+        while waiting:
+            module = waiting.pop()
+            is_stack = isinstance(module, nn.ModuleList)
+            for child in module.children():
+                if is_stack and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+                    units[child] = None
+                else:
+                    waiting.append(child)
+        return list(units)
+
 
 def as_step_output(result: Any, weight: int) -> StepOutput:
     """Read what ``compute_loss`` returned: a mean loss, alone or named among metrics.
