@@ -1,6 +1,6 @@
 """Running sums that stay on the device until somebody reads them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,31 @@ class Meter:
         self._samples = state["samples"]
 
 
+def share_of(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> Mapping[str, Any]:
+    """What one of ``world_size`` ranks takes over from the meters of another number of ranks.
+
+    Args:
+        states: ``Meter.state_dict`` of every earlier rank.
+        rank: The rank that asks; all of them together take every summand once.
+        world_size: How many there are now.
+    """
+    if len(states) == world_size:
+        return states[rank]
+    own = states[rank::world_size]
+    if not own:  # zeros, because all ranks must have something under the same names
+        nothing = torch.zeros_like(states[0]["losses"][:1])
+        names = {name: nothing for name in states[0]["metrics"]}
+        return {"losses": nothing, "weights": nothing, "metrics": names, "samples": 0}
+    return {
+        "losses": torch.cat([state["losses"] for state in own]),
+        "weights": torch.cat([state["weights"] for state in own]),
+        "metrics": {
+            name: torch.cat([state["metrics"][name] for state in own]) for name in own[0]["metrics"]
+        },
+        "samples": sum(state["samples"] for state in own),
+    }
+
+
 def averages(names: list[str], totals: Tensor, prefix: str) -> dict[str, float]:
     """``{prefix/loss: ..., prefix/metric: ...}`` from what ``Meter.totals`` gave."""
     loss, weight, _, *metrics = totals.tolist()
@@ -78,10 +103,14 @@ class Collector:
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
 
-    def add(self, output: StepOutput) -> None:
+    def add_rows(self, rows: Mapping[str, Tensor]) -> None:
         """Keep one step's tensors, on their device."""
-        for name, value in output.collected.items():
+        for name, value in rows.items():
             self._parts.setdefault(name, []).append(value)
+
+    def no_rows(self) -> dict[str, Tensor]:
+        """A tensor of every name and shape, without rows."""
+        return {name: parts[0][:0].clone() for name, parts in self._parts.items()}
 
     def result(self, gather_rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Every name's rows, over all steps and ranks."""
