@@ -32,7 +32,6 @@ from common.training.loggers import Logger, Record, standard_loggers
 from common.training.memory import keep_freed_memory
 from common.training.meters import Meter, averages
 from common.training.optim import OptimizerConfig, build_optimizer
-from common.training.precision import Precision
 from common.training.resume import capture, restore
 from common.training.rng import preserved_rng
 from common.training.schedules import Schedule, ScheduleConfig, build_schedule
@@ -88,7 +87,7 @@ class Trainer:
         self.units = units
         self.strategy = build_strategy(self.config.strategy, self.config.device)
         self.device = self.strategy.device
-        self.precision = Precision(self.config.precision, self.device)
+        self.precision = self.strategy.precision(self.config.precision)
         self.state = TrainState()
         self.metrics: dict[str, float] = {}
         self.meter = Meter()
@@ -166,6 +165,7 @@ class Trainer:
             with self._request:
                 self._call("on_fit_start")
                 self._loop()
+            self.strategy.release(task)
         finally:
             self._call("on_fit_end")
             for backend in self.loggers:
@@ -250,6 +250,7 @@ class Trainer:
             group["initial_lr"] = group["lr"]
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self._updater = self.strategy.updater(task, self.optimizer, self.precision)
+        self._updater.is_asked_to_stop = self._is_asked_to_stop
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
@@ -306,16 +307,16 @@ class Trainer:
     def _boundary(self) -> None:
         """Between two updates: log, validate, save, and stop if somebody asked for it."""
         state, finished = self.state, self._finished()
-        step = state.step
+        step, is_abandoned = state.step, False
         if len(self.meter) and (finished or self._cadence.logs(step)):
             self._log()
         try:
             improved = self._cadence.validates(state, finished) and self._validate()
         except AbandonedEvaluation:
-            improved = False
+            improved, is_abandoned = False, True
         if improved or (self._saved_at != step and self._cadence.saves(state, finished)):
             self.save(best=improved)
-        if self._stop_requested():
+        if is_abandoned or self._stop_requested():
             if self._saved_at != step:
                 self.save()
             number = self._request.signal_number or signal.SIGTERM
@@ -327,14 +328,17 @@ class Trainer:
     def _finished(self) -> bool:
         return self.state.step >= self.total_steps or self._stop_reason is not None
 
+    def _is_asked_to_stop(self) -> bool:
+        return self._request.signal_number is not None
+
     def _stops_evaluation(self) -> bool:
-        return self._request.signal_number is not None and self.strategy.world_size == 1
+        if self.strategy.lockstep:  # no rank may leave while another waits for it
+            return bool(self.strategy.sum(torch.tensor(float(self._is_asked_to_stop()))))
+        return self._is_asked_to_stop()
 
     def _stop_requested(self) -> bool:
-        requested = self._request.signal_number is not None
-        if self.strategy.world_size == 1:
-            return requested
-        return bool(self.strategy.sum(torch.tensor(float(requested))))
+        several = self.strategy.world_size > 1
+        return self._updater.must_stop if several else self._is_asked_to_stop()
 
     def _log(self) -> None:
         names, totals = self.meter.totals(self.device)

@@ -33,6 +33,7 @@ class Updater:
 
     Attributes:
         loss: The last micro-batch's loss, detached, on the device.
+        is_asked_to_stop: Whether somebody asked this rank to end the run.
     """
 
     def __init__(
@@ -45,6 +46,16 @@ class Updater:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._previous: Batch = None
         self.loss: Tensor = torch.zeros(())
+        self.is_asked_to_stop: Callable[[], bool] = lambda: False
+        self._stops: Weight = 0
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether any of several ranks had been asked to stop when the last update began.
+
+        The answer travels with the weights: an exchange of its own would cost every step.
+        """
+        return bool(self._stops)
 
     def backward(self, group: Sequence[Batch | None], meter: Meter) -> Weight:
         """Form the gradient of the micro-batches in ``group``; returns their global weight.
@@ -54,7 +65,7 @@ class Updater:
         this rank an example: it takes part in the exchange with weight 0.
         """
         reference: Weight = 1
-        total: Weight = 0
+        rest: Weight = 0
         for position, batch in enumerate(group):
             is_idle = batch is None
             batch = self._previous if is_idle else to_device(batch, self._strategy.device)
@@ -65,18 +76,21 @@ class Updater:
                     output = self._train_step(batch)
                 if is_idle:
                     output = StepOutput(output.loss_sum * 0.0, output.weight * 0)
-                weight = self._over_ranks(output.weight)
-                total = total + weight
                 if position == 0:
-                    reference = _at_least_one(weight)
+                    first = self._first_weight(output.weight)
+                    reference = _at_least_one(first)
+                else:
+                    rest = rest + output.weight
                 loss = output.loss_sum * self._strategy.world_size / reference
                 self._precision.backward(loss)
             self.loss = loss.detach()
             self._previous = batch
             meter.add(output, 0 if is_idle else batch_size(batch))
         self._precision.unscale(self._optimizer)
-        if len(group) > 1:
-            scale_gradients(self._parameters, reference / _at_least_one(total))
+        if len(group) == 1:
+            return first
+        total = first + self._over_ranks(rest)
+        scale_gradients(self._parameters, reference / _at_least_one(total))
         return total
 
     def apply(self, weight: Weight) -> bool:
@@ -90,6 +104,15 @@ class Updater:
         was_made = not is_empty and self._precision.step(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         return was_made
+
+    def _first_weight(self, weight: Weight) -> Weight:
+        """The first micro-batch's weight over all ranks; the one exchange most updates make."""
+        if self._strategy.world_size == 1:
+            return weight
+        asked = torch.tensor(float(self.is_asked_to_stop()), dtype=torch.float64)
+        own = torch.as_tensor(weight, dtype=torch.float64)
+        total, self._stops = self._strategy.sum(torch.stack([own, asked.to(own.device)])).unbind()
+        return total
 
     def _over_ranks(self, weight: Weight) -> Weight:
         if self._strategy.world_size == 1:
