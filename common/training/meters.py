@@ -75,7 +75,7 @@ def share_of(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) ->
     own = states[rank::world_size]
     if not own:  # zeros, because all ranks must have something under the same names
         nothing = torch.zeros_like(states[0]["losses"][:1])
-        names = {name: nothing for name in states[0]["metrics"]}
+        names = dict.fromkeys(states[0]["metrics"], nothing)
         return {"losses": nothing, "weights": nothing, "metrics": names, "samples": 0}
     return {
         "losses": torch.cat([state["losses"] for state in own]),

@@ -60,7 +60,8 @@ class AcceleratedStrategy(DistributedStrategy):
                 f"Accelerate is configured for {kind}; trainer.strategy=accelerate does plain data "
                 "parallelism (to shard weights: torchrun and trainer.strategy=fsdp)"
             )
-        self.device = self._accelerator.device
+        device_type = self._accelerator.device.type
+        self.device = torch.device("cpu") if device_type == "cpu" else self._accelerator.device
         self.rank = self._accelerator.process_index
         self.world_size = self._accelerator.num_processes
         self._wrapped: Any = None

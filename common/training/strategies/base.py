@@ -31,12 +31,14 @@ class Strategy:
         device: ``auto`` (the first accelerator, else the CPU), ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
+        name: What ``trainer.strategy`` calls it.
         rank: Which of the processes this is; 0 writes the record.
         world_size: How many processes share every batch.
-        lockstep: Whether a forward pass waits for the other ranks, so that every rank must make
-            as many.
+        lockstep: Whether a forward pass of the placed task waits for the other ranks, so that
+            every rank must make as many.
     """
 
+    name = "single"
     rank = 0
     world_size = 1
     lockstep = False

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -48,7 +49,6 @@ class FSDPStrategy(DistributedStrategy):
     """Shards a task along the first axis of each of its parameters."""
 
     name = "fsdp"
-    lockstep = True
 
     def __init__(self, device: str = "auto") -> None:
         super().__init__(device)
@@ -75,6 +75,7 @@ class FSDPStrategy(DistributedStrategy):
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
         for step in _STEPS:
             register_fsdp_forward_method(task, step)
+        self.lockstep = True
         self._before = {m: (kind, _entries(m) - had) for m, (kind, had) in self._before.items()}
         return task
 
@@ -147,6 +148,7 @@ class FSDPStrategy(DistributedStrategy):
                 module.register_parameter(name, parameters[shard])
         for module, (kind, added) in self._before.items():
             module.__class__ = kind
+            _module_state_mapping.pop(module, None)  # PyTorch's own list of what was sharded
             for name, hook in added:
                 if hook is None:
                     vars(module).pop(name, None)
@@ -154,6 +156,7 @@ class FSDPStrategy(DistributedStrategy):
                     vars(module)[name].pop(hook, None)
         self._root = None
         self._before = {}
+        self.lockstep = False
 
 
 def _entries(module: nn.Module) -> set[tuple[str, Any]]:
