@@ -250,7 +250,7 @@ class Trainer:
             group["initial_lr"] = group["lr"]
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self._updater = self.strategy.updater(task, self.optimizer, self.precision)
-        self._updater.is_asked_to_stop = self._is_asked_to_stop
+        self._updater.is_asked_to_stop = self._request.is_set
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
@@ -319,6 +319,7 @@ class Trainer:
         if is_abandoned or self._stop_requested():
             if self._saved_at != step:
                 self.save()
+            self.strategy.barrier()  # who ends first has the launcher end the others, in a save too
             number = self._request.signal_number or signal.SIGTERM
             where = f"; resume with: {self.run.resume_command()}" if self.run else ""
             raise InterruptedRun(
@@ -328,17 +329,14 @@ class Trainer:
     def _finished(self) -> bool:
         return self.state.step >= self.total_steps or self._stop_reason is not None
 
-    def _is_asked_to_stop(self) -> bool:
-        return self._request.signal_number is not None
-
     def _stops_evaluation(self) -> bool:
         if self.strategy.lockstep:  # no rank may leave while another waits for it
-            return bool(self.strategy.sum(torch.tensor(float(self._is_asked_to_stop()))))
-        return self._is_asked_to_stop()
+            return bool(self.strategy.sum(torch.tensor(float(self._request.is_set()))))
+        return self._request.is_set()
 
     def _stop_requested(self) -> bool:
         several = self.strategy.world_size > 1
-        return self._updater.must_stop if several else self._is_asked_to_stop()
+        return self._updater.must_stop if several else self._request.is_set()
 
     def _log(self) -> None:
         names, totals = self.meter.totals(self.device)

@@ -136,7 +136,6 @@ def interrupted(directory: Path, strategy: str, stop: StopAt) -> None:
         train(directory, strategy, DroppingTask, callbacks=[stop], eval_every=every)
     except InterruptedRun as error:
         (directory / f"stopped-{os.environ['RANK']}").write_text(str(error))
-    dist.barrier()  # the main rank has written
     train(directory, strategy, DroppingTask, resume=last(directory), eval_every=every)
 
 
