@@ -5,7 +5,6 @@ checkpointing (Chen et al. 2016, 1604.06174): the activations inside a block are
 forward pass and computed again in the backward pass, with the same dropout.
 """
 
-from collections.abc import Iterator
 from functools import wraps
 from typing import Any
 
@@ -38,11 +37,11 @@ def accelerate_task(task: Task, config: TrainerConfig) -> Task:
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
     if config.activation_checkpointing:
-        blocks = list(repeated_blocks(task))
+        blocks = task.blocks()
         if not blocks:
             raise ConfigError(
-                "trainer.activation_checkpointing is on, but the task has no nn.ModuleList or "
-                "nn.Sequential of blocks; turn it off"
+                f"trainer.activation_checkpointing is on, but {type(task).__name__}.blocks() names "
+                "none; turn it off, or define it"
             )
         for block in blocks:
             _checkpoint_activations(block)
@@ -50,16 +49,6 @@ def accelerate_task(task: Task, config: TrainerConfig) -> Task:
         for part in task.children():
             part.compile()
     return task
-
-
-def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost members of every ``nn.ModuleList`` and of sequences of composite modules."""
-    for child in module.children():
-        is_sequence = isinstance(child, nn.Sequential) and all(any(m.children()) for m in child)
-        if is_sequence or isinstance(child, nn.ModuleList):
-            yield from child.children()
-        else:
-            yield from repeated_blocks(child)
 
 
 def _checkpoint_activations(block: nn.Module) -> None:

@@ -15,7 +15,11 @@ class TrainerConfig:
     clip_norm: float = option("largest joint norm of the gradients; 0: no clipping", 0.0, ge=0)
     precision: str = option("arithmetic of the steps", "fp32", choices=("fp32", "bf16", "fp16"))
     device: str = option("auto, cpu, cuda or cuda:N", "auto")
-    strategy: str = option("auto: ddp under torchrun", "auto", choices=("auto", "single", "ddp"))
+    strategy: str = option(
+        "auto: as launched (single process, torchrun, accelerate launch)",
+        "auto",
+        choices=("auto", "single", "ddp", "fsdp", "accelerate", "private"),
+    )
     compile: bool = option("torch.compile each part of the task", False)
     channels_last: bool = option("images with their channels innermost", False)
     activation_checkpointing: bool = option("compute activations twice, keep few", False)

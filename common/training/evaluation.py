@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from common.training.meters import Collector, Meter, averages
+from common.training.meters import Collector, Meter, averages, share_of
 from common.training.precision import Precision
 from common.training.strategies import Strategy
 from common.training.task import Batch, Task, batch_size, to_device
+from common.utils.errors import DataError
 
 
 class AbandonedEvaluation(Exception):
@@ -31,7 +31,8 @@ def evaluate(
 
     Args:
         task: On the strategy's device; it comes back in the mode (training or not) it had.
-        batches: This rank's batches; ``None`` where a small batch left it nothing.
+        batches: This rank's batches; ``None`` where a small batch left it nothing. All ranks have
+            as many.
         strategy: For the device and for sums over ranks.
         precision: For the forward pass.
         prefix: Put before every metric's name.
@@ -39,41 +40,59 @@ def evaluate(
         channels_last: Lay images out with the channels innermost.
 
     Raises:
-        AbandonedEvaluation: if ``should_stop`` says so.
+        AbandonedEvaluation: on every rank, if ``should_stop`` says so on one.
     """
     meter, collector = Meter(), Collector()
+    is_abandoned = False
+    strategy.align_buffers(task)
     with _evaluation_mode(task):
-        for batch in batches:
-            if batch is None:
-                continue
+        for batch, counts in _steps(batches, strategy):
             with precision.autocast():
                 output = task.eval_step(to_device(batch, strategy.device, channels_last))
-            meter.add(output, batch_size(batch))
-            collector.add(output)
-            if should_stop():
-                raise AbandonedEvaluation
-    names, totals = meter.totals(strategy.device)
-    rows = collector.result()
+            if counts:
+                meter.add(output, batch_size(batch))
+                collector.add_rows(output.collected)
+            if is_abandoned := should_stop():
+                break
     if strategy.world_size > 1:
-        names, totals, rows = _agree(names, totals, rows, strategy)
+        is_abandoned = _agree(strategy, is_abandoned, meter, collector)
+    if is_abandoned:
+        raise AbandonedEvaluation
+    names, totals = meter.totals(strategy.device)
     metrics = averages(names, strategy.sum(totals), prefix)
-    whole = {name: strategy.gather_rows(values) for name, values in rows.items()}
+    whole = collector.result(strategy.gather_rows)
     extra = task.compute_metrics(whole) if whole else {}
     return metrics | {f"{prefix}/{name}": float(value) for name, value in extra.items()}
 
 
-def _agree(
-    names: list[str], totals: Tensor, rows: dict[str, Tensor], strategy: Strategy
-) -> tuple[list[str], Tensor, dict[str, Tensor]]:
-    """The same metrics on every rank: one that no batch reached knows none of their names."""
-    outline = {name: values[:0].clone() for name, values in rows.items()}
-    outlines = strategy.gather_states({"names": names, "rows": outline})
-    everyone = sorted({name for other in outlines for name in other["names"]})
-    known = dict(zip(names, totals[3:], strict=True))
-    sums = [known.get(name, totals.new_zeros(())) for name in everyone]
-    empty = {name: values for other in outlines for name, values in other["rows"].items()}
-    rows = {name: rows.get(name, values) for name, values in sorted(empty.items())}
-    return everyone, torch.stack([*totals[:3], *sums]), rows
+def _steps(batches: Iterable[Batch | None], strategy: Strategy) -> Iterator[tuple[Batch, bool]]:
+    """The batches to compute, and whether each counts: in lockstep a rank without one repeats."""
+    previous: Batch = None
+    for batch in batches:
+        if batch is not None:
+            previous = batch
+            yield batch, True
+        elif strategy.lockstep:
+            if previous is None:
+                raise DataError(
+                    f"the first batch of an evaluation has no example for rank {strategy.rank} of "
+                    f"{strategy.world_size}; use larger batches, or trainer.strategy=ddp"
+                )
+            yield previous, False
+
+
+def _agree(strategy: Strategy, is_abandoned: bool, meter: Meter, collector: Collector) -> bool:
+    """Whether any rank gave up. A rank that saw no example learns what there is to be summed."""
+    is_empty = not len(meter)
+    flags = strategy.sum(torch.tensor([float(is_abandoned), float(is_empty)]))
+    someone_abandoned, someone_is_empty = map(bool, flags.tolist())
+    if someone_is_empty and not someone_abandoned:
+        states = strategy.gather_states({"meter": meter.state_dict(), "rows": collector.no_rows()})
+        informed = next((state for state in states if state["meter"]["samples"]), None)
+        if is_empty and informed is not None:
+            meter.load_state_dict(share_of([informed["meter"]], 1, 2))
+            collector.add_rows(informed["rows"])
+    return someone_abandoned
 
 
 @torch.no_grad()

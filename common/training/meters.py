@@ -1,7 +1,7 @@
 """Running sums that stay on the device until somebody reads them."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,10 +38,6 @@ class Meter:
             for name, value in output.metrics.items():
                 self._metrics[name].append(value.detach())
 
-    def recent_weights(self, count: int) -> Tensor:
-        """The weights of the last ``count`` micro-batches, in float64."""
-        return _stack(self._weights[-count:])
-
     def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
         """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
         names = sorted(self._metrics)
@@ -50,6 +46,10 @@ class Meter:
         loss, weight, *metrics = (column.to(device).sum() for column in columns)
         samples = torch.tensor(float(self._samples), dtype=torch.float64, device=device)
         return names, torch.stack([loss, weight, samples, *metrics])
+
+    def recent_weights(self, count: int) -> Tensor:
+        """The weights of the last ``count`` micro-batches, in float64."""
+        return _stack(self._weights[-count:])
 
     def state_dict(self) -> dict[str, Any]:
         """Every summand, so that a resumed sum is the same to the last bit."""
@@ -64,9 +64,35 @@ class Meter:
         """The inverse of ``state_dict``."""
         self._losses = list(state["losses"].unbind())
         self._weights = list(state["weights"].unbind())
+        self._metrics.clear()
         for name, values in state["metrics"].items():
             self._metrics[name] = list(values.unbind())
         self._samples = state["samples"]
+
+
+def share_of(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> Mapping[str, Any]:
+    """What one of ``world_size`` ranks takes over from the meters of another number of ranks.
+
+    Args:
+        states: ``Meter.state_dict`` of every earlier rank.
+        rank: The rank that asks; all of them together take every summand once.
+        world_size: How many there are now.
+    """
+    if len(states) == world_size:
+        return states[rank]
+    own = states[rank::world_size]
+    if not own:  # zeros, because all ranks must have something under the same names
+        nothing = torch.zeros_like(states[0]["losses"][:1])
+        names = dict.fromkeys(states[0]["metrics"], nothing)
+        return {"losses": nothing, "weights": nothing, "metrics": names, "samples": 0}
+    return {
+        "losses": torch.cat([state["losses"] for state in own]),
+        "weights": torch.cat([state["weights"] for state in own]),
+        "metrics": {
+            name: torch.cat([state["metrics"][name] for state in own]) for name in own[0]["metrics"]
+        },
+        "samples": sum(state["samples"] for state in own),
+    }
 
 
 def averages(names: list[str], totals: Tensor, prefix: str) -> dict[str, float]:
@@ -85,14 +111,18 @@ class Collector:
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
 
-    def add(self, output: StepOutput) -> None:
+    def add_rows(self, rows: Mapping[str, Tensor]) -> None:
         """Keep one step's tensors, on their device."""
-        for name, value in output.collected.items():
+        for name, value in rows.items():
             self._parts.setdefault(name, []).append(value)
 
-    def result(self) -> dict[str, Tensor]:
-        """Every name's rows, over all steps of this rank."""
-        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+    def no_rows(self) -> dict[str, Tensor]:
+        """A tensor of every name and shape, without rows."""
+        return {name: parts[0][:0].clone() for name, parts in self._parts.items()}
+
+    def result(self, gather_rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Every name's rows, over all steps and ranks."""
+        return {name: gather_rows(torch.cat(parts)) for name, parts in self._parts.items()}
 
 
 def _stack(values: list[Tensor] | list[Weight]) -> Tensor:

@@ -1,13 +1,20 @@
 """What a checkpoint of a run holds, and how a trainer goes on from it."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from loguru import logger
+
+from common.data.randomness import seed_generators
+from common.training.meters import share_of
 from common.training.rng import rng_state, set_rng_state
 from common.training.state import TrainState
 from common.utils.checkpoint import load_checkpoint
 from common.utils.errors import CheckpointError
+from common.utils.seeding import mix_seed
 
 if TYPE_CHECKING:
     from common.training.trainer import Trainer
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
 
 def capture(trainer: "Trainer") -> dict[str, Any]:
     """The whole state of a run at a step boundary; with several ranks, all take part."""
+    own = {"rng": rng_state(), "meter": trainer.meter.state_dict()}
+    ranks = trainer.strategy.gather_states(own)
     return {
         "state": trainer.state.state_dict(),
         "metrics": dict(trainer.metrics),
@@ -22,9 +31,9 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.strategy.optimizer_state(trainer.task, trainer.optimizer),
         "strategy": trainer.strategy.state_dict(),
         "precision": trainer.precision.state_dict(),
-        "meter": trainer.meter.state_dict(),
+        "meter": [rank["meter"] for rank in ranks],
         "loader": trainer.loader_state.state_dict() if trainer.loader_state is not None else {},
-        "rng": trainer.strategy.gather_states(rng_state()),
+        "rng": [rank["rng"] for rank in ranks],
         "callbacks": {type(c).__name__: c.state_dict() for c in trainer.callbacks},
         "fingerprint": _fingerprint(trainer),
         "context": trainer.context.state_dict(),
@@ -41,9 +50,12 @@ def expected_size(trainer: "Trainer") -> int:
 def restore(trainer: "Trainer", path: Path) -> None:
     """Put a checkpoint into a prepared trainer.
 
+    With another number of processes the run goes on where it stood, over the same global batches;
+    only what each rank draws by itself (dropout) is drawn anew, and a warning says so.
+
     Raises:
         CheckpointError: if the file is damaged, or belongs to a run over other data, another batch
-            size, seed or number of processes (the order of the data would not go on).
+            size or seed (the order of the data would not go on).
     """
     checkpoint = load_checkpoint(path, mmap=True)
     # The weights are copied into the task. The rest is kept as it is, so not in the file's memory.
@@ -69,16 +81,36 @@ def restore(trainer: "Trainer", path: Path) -> None:
     strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
     strategy.load_state_dict(checkpoint["strategy"])
     trainer.precision.load_state_dict(checkpoint["precision"])
-    trainer.meter.load_state_dict(checkpoint["meter"])
+    meters = checkpoint["meter"]
+    trainer.meter.load_state_dict(share_of(meters, strategy.rank, strategy.world_size))
     trainer.state = TrainState.from_state_dict(checkpoint["state"])
     trainer.metrics = checkpoint["metrics"]
     if trainer.loader_state is not None:
         trainer.loader_state.load_state_dict(checkpoint["loader"])
-    set_rng_state(checkpoint["rng"][strategy.rank])
+    _restore_generators(trainer, checkpoint["rng"])
     for callback in trainer.callbacks:
         state = checkpoint["callbacks"].get(type(callback).__name__)
         if state is not None:
             callback.load_state_dict(state)
+
+
+def _restore_generators(trainer: "Trainer", states: Sequence[dict[str, Any]]) -> None:
+    """Each rank's own generators; of another number of ranks, a function of (seed, rank, step)."""
+    rank, world_size = trainer.strategy.rank, trainer.strategy.world_size
+    if len(states) == world_size:
+        set_rng_state(states[rank])
+        return
+    step = trainer.state.step
+    if rank == 0:
+        logger.warning(
+            f"begun with {len(states)} processes, resumed with {world_size}: data, weights and "
+            f"optimizer go on as they were, but what ranks draw by themselves (dropout, transforms "
+            f"of whole batches) is drawn anew from (seed, rank, step {step:,}), not bit for bit "
+            "what it would have been"
+        )
+    seed_generators(trainer.seed, rank, step)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(mix_seed(trainer.seed, rank, step))
 
 
 def _fingerprint(trainer: "Trainer") -> dict[str, Any]:
@@ -87,5 +119,4 @@ def _fingerprint(trainer: "Trainer") -> dict[str, Any]:
         "seed": trainer.seed,
         "batches per epoch": trainer.first_epoch_batches,
         "accumulate": trainer.config.accumulate,
-        "processes": trainer.strategy.world_size,
     }

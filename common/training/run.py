@@ -48,6 +48,10 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
                 run.write_config(context.to_yaml())
                 logger.info(f"record: {run.directory}")
             yield run
+    except Exception as error:
+        if explained := strategy.explain(error):
+            raise explained from error
+        raise
     finally:
         strategy.close()
 

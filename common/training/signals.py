@@ -20,6 +20,10 @@ class StopRequest:
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
 
+    def is_set(self) -> bool:
+        """Whether a signal came."""
+        return self.signal_number is not None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal_number == signal.SIGINT:
             raise KeyboardInterrupt

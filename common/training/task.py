@@ -89,6 +89,25 @@ class Task(nn.Module):
         ]
         return [group for group in groups if group["params"]]
 
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts, innermost first; by default the members of every ``nn.ModuleList``.
+
+        ``strategy=fsdp`` brings the weights of one block at a time together, so only a call
+        (``block(...)``) sees whole weights; what is in no block is whole during a step.
+        ``trainer.activation_checkpointing`` computes a block's activations twice.
+        """
+        units: dict[nn.Module, None] = {}
+        waiting: list[nn.Module] = [self]
+        while waiting:
+            module = waiting.pop()
+            is_stack = isinstance(module, nn.ModuleList)
+            for child in module.children():
+                if is_stack and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+                    units[child] = None
+                else:
+                    waiting.append(child)
+        return list(units)
+
 
 def as_step_output(result: Any, weight: int) -> StepOutput:
     """Read what ``compute_loss`` returned: a mean loss, alone or named among metrics.

@@ -33,7 +33,6 @@ from common.training.loggers import Logger, standard_loggers
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.out_of_memory import explained_out_of_memory
-from common.training.precision import Precision
 from common.training.prefetch import read_ahead
 from common.training.reporting import Reporter
 from common.training.resume import capture, expected_size, restore
@@ -89,7 +88,7 @@ class Trainer:
         self.units = units
         self.strategy = build_strategy(self.config.strategy, self.config.device)
         self.device = self.strategy.device
-        self.precision = Precision(self.config.precision, self.device)
+        self.precision = self.strategy.precision(self.config.precision)
         self.state = TrainState()
         self.metrics: dict[str, float] = {}
         self.meter = Meter()
@@ -171,6 +170,7 @@ class Trainer:
                 self._call("on_fit_start")
                 self._loop()
                 self._settle()
+            self.strategy.release(task)
         finally:
             if self._checkpointer is not None:
                 self._checkpointer.close()
@@ -266,6 +266,7 @@ class Trainer:
         self._updater = self.strategy.updater(
             task, self.optimizer, self.precision, self.config.channels_last
         )
+        self._updater.is_asked_to_stop = self._request.is_set
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
@@ -343,19 +344,20 @@ class Trainer:
         finished = step >= self.total_steps or self._stop_reason is not None
         if (finished or step % self.config.log_every == 0) and len(self.meter):
             self._reporter.log(self)
-        improved = False
+        improved = is_abandoned = False
         if self._cadence.validates(state, finished):
             try:
                 improved = self._reporter.validate(self, self._hooks["around_evaluation"])
             except AbandonedEvaluation:
-                improved = False
+                is_abandoned = True
             finished = finished or self._stop_reason is not None
         if improved or (self._saved_at != step and self._cadence.saves(state, finished)):
             self.save(best=improved)
-        if self._stop_requested():
+        if is_abandoned or self._stop_requested():
             if self._saved_at != step:
                 self.save()
             self._settle()
+            self.strategy.barrier()  # who ends first has the launcher end the others, in a save too
             number = self._request.signal_number or signal.SIGTERM
             where = f"; resume with: {self.run.resume_command()}" if self.run else ""
             raise InterruptedRun(
@@ -371,13 +373,13 @@ class Trainer:
             self._checkpointer.wait()
 
     def _stops_evaluation(self) -> bool:
-        return self._request.signal_number is not None and self.strategy.world_size == 1
+        if self.strategy.lockstep:  # no rank may leave while another waits for it
+            return bool(self.strategy.sum(torch.tensor(float(self._request.is_set()))))
+        return self._request.is_set()
 
     def _stop_requested(self) -> bool:
-        requested = self._request.signal_number is not None
-        if self.strategy.world_size == 1:
-            return requested
-        return bool(self.strategy.sum(torch.tensor(float(requested))))
+        several = self.strategy.world_size > 1
+        return self._updater.must_stop if several else self._request.is_set()
 
     # ---- callbacks and loggers ------------------------------------------------------------
 

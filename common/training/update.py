@@ -34,6 +34,7 @@ class Updater:
 
     Attributes:
         loss: The last micro-batch's loss, detached, on the device.
+        is_asked_to_stop: Whether somebody asked this rank to end the run.
     """
 
     def __init__(
@@ -54,6 +55,16 @@ class Updater:
         self._channels_last = channels_last
         self._is_cpu = strategy.device.type == "cpu"
         self.loss: Tensor = torch.zeros(())
+        self.is_asked_to_stop: Callable[[], bool] = lambda: False
+        self._stops: Weight = 0
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether any of several ranks had been asked to stop when the last update began.
+
+        The answer travels with the weights: an exchange of its own would cost every step.
+        """
+        return bool(self._stops)
 
     def backward(self, group: Sequence[Batch | None], meter: Meter) -> Weight:
         """Form the gradient of the micro-batches in ``group``; returns their global weight.
@@ -62,7 +73,8 @@ class Updater:
         range for fp16; the total corrects at the end. ``None`` is a micro-batch too small to leave
         this rank an example: it takes part in the exchange with weight 0.
         """
-        total: Weight = 0
+        first: Weight = 0
+        rest: Weight = 0
         count = len(group)
         for position, batch in enumerate(group, 1):
             if self._strategy.is_shared:
@@ -70,11 +82,18 @@ class Updater:
                     weight = self._micro_batch(batch, position == 1, meter)
             else:
                 weight = self._micro_batch(batch, position == 1, meter)
-            total = total + weight
+            if position == 1:
+                first = weight
+            else:
+                rest = rest + weight
         if self._precision.scaler is not None:
             self._precision.unscale(self._optimizer)
-        if count > 1:
-            scale_gradients(self._parameters, self._reference / _at_least_one(total))
+        if count == 1:
+            return first
+        if self._strategy.world_size > 1:
+            rest = self._strategy.sum(torch.as_tensor(rest, dtype=torch.float64))
+        total = first + rest
+        scale_gradients(self._parameters, self._reference / _at_least_one(total))
         return total
 
     def apply(self, weight: Weight) -> bool:
@@ -91,7 +110,7 @@ class Updater:
         return was_made
 
     def _micro_batch(self, batch: Batch | None, is_first: bool, meter: Meter) -> Weight:
-        """Forward and backward; returns the weight over all ranks."""
+        """Forward and backward; returns the weight, of the first micro-batch over all ranks."""
         is_idle = batch is None
         if is_idle:
             batch = self._previous
@@ -106,7 +125,8 @@ class Updater:
         loss, weight = output.loss_sum, output.weight
         if self._strategy.world_size > 1:
             loss = loss * self._strategy.world_size
-            weight = self._strategy.sum(torch.as_tensor(weight, dtype=torch.float64))
+            if is_first:
+                weight = self._over_ranks(weight)
         if is_first:
             self._reference = _at_least_one(weight)
         loss = loss / self._reference
@@ -115,6 +135,13 @@ class Updater:
         self._previous = batch
         meter.add(output, 0 if is_idle else batch_size(batch))
         return weight
+
+    def _over_ranks(self, weight: Weight) -> Tensor:
+        """The sum of a weight; with it goes whether a rank was asked to stop."""
+        asked = torch.tensor(float(self.is_asked_to_stop()), dtype=torch.float64)
+        own = torch.as_tensor(weight, dtype=torch.float64)
+        total, self._stops = self._strategy.sum(torch.stack([own, asked.to(own.device)])).unbind()
+        return total
 
 
 def _at_least_one(weight: Weight) -> Weight:

@@ -128,6 +128,12 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str =
     Raises:
         CheckpointError: listing the first ten differences and their count.
     """
+    check_weights(module, weights, source)
+    module.load_state_dict(dict(weights))
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise the ``CheckpointError`` of ``load_weights`` if ``weights`` do not fit ``module``."""
     expected = module.state_dict()
     problems = [f"missing {key}" for key in expected if key not in weights]
     problems += [f"unexpected {key}" for key in weights if key not in expected]
@@ -141,7 +147,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str =
     if problems:
         shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
         raise CheckpointError(f"{source} does not fit: {len(problems)} differences: {shown}")
-    module.load_state_dict(dict(weights))
 
 
 def _verify(path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.training.callbacks.base import Callback
+from common.training.sharding import is_sharded, local, shard_like, whole
 from common.training.task import Task
 
 if TYPE_CHECKING:
@@ -33,16 +34,19 @@ class EMA(Callback):
         self.shadow: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: "Trainer") -> None:
+        current = _averaged(trainer.task)
         if not self.shadow:
-            self.shadow = {k: v.detach().clone() for k, v in _averaged(trainer.task).items()}
-        self.shadow = {key: value.to(trainer.device) for key, value in self.shadow.items()}
+            self.shadow = {key: value.detach().clone() for key, value in current.items()}
+            return
+        self.shadow = {key: shard_like(self.shadow[key], like) for key, like in current.items()}
 
     @torch.no_grad()
     def on_step_end(self, trainer: "Trainer") -> None:
         step = trainer.state.step
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = _averaged(trainer.task)
-        torch._foreach_lerp_(list(self.shadow.values()), list(current.values()), 1.0 - decay)
+        shadow = [local(value) for value in self.shadow.values()]
+        current = [local(value) for value in _averaged(trainer.task).values()]
+        torch._foreach_lerp_(shadow, current, 1.0 - decay)
 
     @contextmanager
     def around_evaluation(self, trainer: "Trainer") -> Iterator[None]:
@@ -53,12 +57,16 @@ class EMA(Callback):
         finally:
             _copy(raw, trainer.task)
 
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        if not any(map(is_sharded, trainer.task.parameters())):  # the run succeeded
+            self.shadow = {key: whole(value) for key, value in self.shadow.items()}
+
     def copy_to(self, task: Task) -> None:
         """Put the averaged weights into ``task``."""
         _copy(self.shadow, task)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shadow": self.shadow}
+        return {"shadow": {key: whole(value) for key, value in self.shadow.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.shadow = state["shadow"]
@@ -72,4 +80,4 @@ def _averaged(task: Task) -> dict[str, Tensor]:
 def _copy(values: dict[str, Tensor], task: Task) -> None:
     current = _averaged(task)
     for key, value in values.items():
-        current[key].copy_(value)
+        local(current[key]).copy_(local(value))

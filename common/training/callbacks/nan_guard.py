@@ -38,11 +38,12 @@ class NanGuard(Callback):
         if state.step % self.every or trainer.precision.scaler is not None:
             return  # the fp16 scaler leaves out such updates by itself
         loss, norm = trainer.loss.item(), trainer.grad_norm
-        if math.isfinite(loss):
-            if norm is not None and math.isfinite(norm.item()):
-                return  # a finite norm of all gradients says it too
-            if not gradients_overflow(trainer.parameters):
-                return
+        # A finite norm of all gradients says it too. Every rank asks, whatever its own loss is:
+        # of shards the answer is an exchange.
+        is_unknown = norm is None or not math.isfinite(norm.item())
+        overflows = is_unknown and gradients_overflow(trainer.parameters)
+        if math.isfinite(loss) and not overflows:
+            return
         ids = trainer.batch_ids()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", ..." if len(ids) > _SHOWN_IDS else "")
         what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"

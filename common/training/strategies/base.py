@@ -1,20 +1,16 @@
-"""Where a step runs: one process (``single``) or several that share every batch (``ddp``).
+"""What the trainer asks of the place a step runs in, answered for one process on one device.
 
-The trainer asks a strategy for its rank, for sums over ranks, and for the callable that runs a
-training step. Under ``torchrun`` with ``strategy=ddp`` global batch ``k`` is split over the ranks,
-and the weight of the whole batch divides the loss, so that the result is the single process's.
+Several processes answer otherwise (``distributed``, ``fsdp``, ``accelerated``): global batch ``k``
+is split over the ranks, and the weight of the whole batch divides the loss, so that the result is
+the single process's.
 """
 
-import io
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -22,10 +18,10 @@ from common.data.loaders import EpochLoader
 from common.training.callbacks import Callback
 from common.training.gradients import clip_gradients
 from common.training.precision import Precision
-from common.training.task import Batch, StepOutput, Task
+from common.training.task import Task
 from common.training.update import TrainStep, Updater
 from common.utils.checkpoint import load_weights
-from common.utils.errors import ConfigError
+from common.utils.errors import ConfigError, RepriseError
 
 
 class Strategy:
@@ -33,12 +29,21 @@ class Strategy:
 
     Args:
         device: ``auto`` (the first accelerator, else the CPU), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Attributes:
+        name: What ``trainer.strategy`` calls it.
+        rank: Which of the processes this is; 0 writes the record.
+        world_size: How many processes share every batch.
+        is_shared: Whether several processes share a step, so that ``gradient_sync`` is entered.
+        lockstep: Whether a forward pass of the placed task waits for the other ranks, so that
+            every rank must make as many.
     """
 
+    name = "single"
     rank = 0
     world_size = 1
     is_shared = False
-    """Whether several processes share a step, so that ``gradient_sync`` must be entered."""
+    lockstep = False
 
     def __init__(self, device: str = "auto") -> None:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -54,6 +59,10 @@ class Strategy:
     def loader(self, loader: EpochLoader) -> EpochLoader:
         """The training batches, if the strategy must draw them in another way."""
         return loader
+
+    def precision(self, name: str) -> Precision:
+        """How steps compute; ``name`` is ``trainer.precision``."""
+        return Precision(name, self.device)
 
     def place(self, task: Task) -> Task:
         """Bring a configured task to where it runs, before the optimizer sees its parameters."""
@@ -91,6 +100,9 @@ class Strategy:
         """The element-wise sum over ranks."""
         return values
 
+    def align_buffers(self, task: Task) -> None:
+        """Give every rank the main rank's buffers, such as running means."""
+
     def gather_rows(self, values: Tensor) -> Tensor:
         """All ranks' rows, one rank after the other; ranks may have different numbers of rows."""
         return values
@@ -120,6 +132,9 @@ class Strategy:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
 
+    def release(self, task: Task) -> None:
+        """Give back a trained task whole: ordinary parameters on every rank, no hooks."""
+
     def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Every rank's state (nested plain values and tensors), by rank."""
         return [state]
@@ -131,102 +146,9 @@ class Strategy:
     def barrier(self) -> None:
         """Wait for every rank."""
 
+    def explain(self, error: Exception) -> RepriseError | None:
+        """What an error of the machinery means to a person, if it has a plain meaning."""
+        return None
+
     def close(self) -> None:
         """Give back what the strategy holds."""
-
-
-class _TrainStepModule(nn.Module):
-    """Gives ``task.train_step`` the name ``forward``, which is what DDP hooks into."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: Batch) -> StepOutput:
-        return self.task.train_step(batch)
-
-
-class DistributedStrategy(Strategy):
-    """``DistributedDataParallel`` over the processes that ``torchrun`` started.
-
-    Raises:
-        ConfigError: if the process was not started by ``torchrun``.
-    """
-
-    is_shared = True
-
-    def __init__(self, device: str = "auto") -> None:
-        if "RANK" not in os.environ:
-            raise ConfigError(
-                "trainer.strategy=ddp needs torchrun: torchrun --nproc-per-node 2 -m papers.x.train"
-            )
-        if device == "auto" and torch.cuda.is_available():
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        super().__init__(device)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        if not dist.is_initialized():
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
-        self._wrapped: nn.parallel.DistributedDataParallel | None = None
-
-    def wrap(self, task: Task) -> TrainStep:
-        on_gpu = self.device.type == "cuda"
-        self._wrapped = nn.parallel.DistributedDataParallel(
-            _TrainStepModule(task),
-            device_ids=[self.device] if on_gpu else None,
-            gradient_as_bucket_view=True,
-        )
-        return self._wrapped
-
-    def gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
-        if enabled or self._wrapped is None:
-            return nullcontext()
-        return self._wrapped.no_sync()
-
-    def sum(self, values: Tensor) -> Tensor:
-        values = values.detach().to(self.device, copy=True)
-        dist.all_reduce(values)
-        return values
-
-    def gather_rows(self, values: Tensor) -> Tensor:
-        values = values.to(self.device)
-        counts = [int(count) for count in self._all_gather(torch.tensor(len(values)))]
-        padded = values.new_zeros(max(counts), *values.shape[1:])
-        padded[: len(values)] = values
-        parts = self._all_gather(padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-        lengths = [int(length) for length in self._all_gather(torch.tensor(len(own)))]
-        rows = self.gather_rows(own).cpu().split(lengths)
-        return [torch.load(io.BytesIO(bytes(row.numpy())), weights_only=True) for row in rows]
-
-    def broadcast_text(self, text: str) -> str:
-        own = torch.tensor(list(text.encode()) if self.rank == 0 else [], dtype=torch.uint8)
-        return bytes(self.gather_rows(own).cpu().numpy()).decode()
-
-    def _all_gather(self, values: Tensor) -> list[Tensor]:
-        values = values.to(self.device).contiguous()
-        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(gathered, values)
-        return gathered
-
-    def barrier(self) -> None:
-        dist.barrier()
-
-    def close(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def build_strategy(name: str, device: str = "auto") -> Strategy:
-    """The strategy called ``single`` or ``ddp``; ``auto`` is ddp under torchrun."""
-    if name == "auto":
-        name = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "single"
-    return DistributedStrategy(device) if name == "ddp" else Strategy(device)

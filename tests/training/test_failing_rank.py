@@ -1,0 +1,39 @@
+"""If one rank fails, all end soon, and its error is on the screen."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.utils.paths import get_project_root
+from tests.training.conftest import TORCHRUN, clean_environment
+
+MODULE = ["-m", "tests.training.failing_rank"]
+
+
+@pytest.mark.parametrize(("strategy", "how"), [("ddp", "raise"), ("fsdp", "kill")])
+def test_all_ranks_end_when_one_fails(tmp_path: Path, strategy: str, how: str) -> None:
+    process = subprocess.Popen(
+        [*TORCHRUN, *MODULE, str(tmp_path), strategy, how],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=get_project_root(),
+        env=clean_environment(),
+    )
+    pids: list[int] = []
+    while process.poll() is None and len(pids) < 2:
+        pids = [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]
+        time.sleep(0.05)
+    begun = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 30, said[-3000:]
+    assert process.returncode != 0
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert said.count("Traceback") == 1, said[-3000:]  # the launcher's own
+    if how == "kill":
+        assert "exitcode  : -9" in said  # the launcher's table names the rank
+        return
+    assert "error: sample 7 is damaged\n" in said
+    assert "error: rank 0 ends because another of the 2 processes ended" in said
