@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
     from common.data.info import DatasetInfo
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
-    from common.data.orders import BucketedBatches, Order, ShuffledBatches, padding_share
+    from common.data.orders import (
+        BucketedBatches,
+        Order,
+        PoissonBatches,
+        ShuffledBatches,
+        padding_share,
+    )
     from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
     from common.data.splits import load_splits
     from common.data.tokenization import Tokenizer, train_bpe, train_chars
@@ -40,6 +46,7 @@ _HOMES = {
     "TensorLoader": "loaders",
     "BucketedBatches": "orders",
     "Order": "orders",
+    "PoissonBatches": "orders",
     "ShuffledBatches": "orders",
     "padding_share": "orders",
     "PairLoader": "pairs",
@@ -60,6 +67,7 @@ __all__ = [
     "EpochLoader",
     "Order",
     "PairLoader",
+    "PoissonBatches",
     "SampleLoader",
     "ShuffledBatches",
     "TensorLoader",
