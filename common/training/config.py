@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.config import option
+from common.training.privacy_budget import PrivacyConfig
 
 
 @dataclass
@@ -15,7 +16,10 @@ class TrainerConfig:
     clip_norm: float = option("largest joint norm of the gradients; 0: no clipping", 0.0, ge=0)
     precision: str = option("arithmetic of the steps", "fp32", choices=("fp32", "bf16", "fp16"))
     device: str = option("auto, cpu, cuda or cuda:N", "auto")
-    strategy: str = option("auto: ddp under torchrun", "auto", choices=("auto", "single", "ddp"))
+    strategy: str = option(
+        "auto: ddp under torchrun", "auto", choices=("auto", "single", "ddp", "private")
+    )
+    privacy: PrivacyConfig | None = option("what strategy=private promises", None)
     compile: bool = option("torch.compile each part of the task", False)
     deterministic: bool = option("refuse operations that cannot be repeated exactly", True)
     keep_memory: bool = option("Linux: keep freed memory for the next step (faster)", True)
@@ -28,3 +32,10 @@ class TrainerConfig:
     loggers: list[str] = option(
         "backends beside metrics.jsonl: tensorboard, wandb, trackio, mlflow", ["tensorboard"]
     )
+
+    def __post_init__(self) -> None:
+        if self.privacy is not None and self.strategy != "private":
+            raise ValueError(
+                f"trainer.privacy is set, but trainer.strategy is '{self.strategy}', which is not "
+                "private; set trainer.strategy=private"
+            )

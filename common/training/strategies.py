@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from common.data.loaders import EpochLoader
 from common.training.callbacks import Callback
+from common.training.config import TrainerConfig
 from common.training.gradients import clip_gradients
 from common.training.precision import Precision
 from common.training.task import Batch, StepOutput, Task
@@ -219,8 +220,21 @@ class DistributedStrategy(Strategy):
             dist.destroy_process_group()
 
 
-def build_strategy(name: str, device: str = "auto") -> Strategy:
-    """The strategy called ``single`` or ``ddp``; ``auto`` is ddp under torchrun."""
+def build_strategy(
+    name: str, device: str = "auto", config: TrainerConfig | None = None, seed: int = 0
+) -> Strategy:
+    """The strategy called ``single``, ``ddp`` or ``private``; ``auto`` is ddp under torchrun.
+
+    Args:
+        name: As in ``TrainerConfig.strategy``.
+        device: As in ``TrainerConfig.device``.
+        config: The trainer's values, for a strategy that has more to know.
+        seed: The run's, for a strategy that draws.
+    """
     if name == "auto":
         name = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "single"
+    if name == "private":
+        from common.training.private import PrivateStrategy
+
+        return PrivateStrategy(device, config or TrainerConfig(strategy=name), seed)
     return DistributedStrategy(device) if name == "ddp" else Strategy(device)

@@ -86,7 +86,8 @@ class Trainer:
         self.context = context or RunContext()
         self.seed = seed
         self.units = units
-        self.strategy = build_strategy(self.config.strategy, self.config.device)
+        values = self.config
+        self.strategy = build_strategy(values.strategy, values.device, values, seed)
         self.device = self.strategy.device
         self.precision = Precision(self.config.precision, self.device)
         self.state = TrainState()
