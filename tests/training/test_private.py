@@ -332,7 +332,8 @@ class DerivedNorm(nn.BatchNorm1d):
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.BatchNorm1d(16), nn.BatchNorm1d(16, affine=False), DerivedNorm(16)]
+    "norm",
+    [nn.BatchNorm1d(16), nn.BatchNorm1d(16, affine=False), DerivedNorm(16, affine=False)],
 )
 def test_layers_that_mix_examples_are_named(norm: nn.Module) -> None:
     with pytest.raises(ConfigError, match=rf"these layers: net\.1 \({type(norm).__name__}\)"):
@@ -440,7 +441,7 @@ def test_the_parts_of_a_sample_are_the_sample() -> None:
     whole, cut = PoissonBatches(100, 0.1, 5, seed=2), PoissonBatches(100, 0.1, 5, seed=2, parts=4)
     parts = [part.tolist() for part in cut(3)]
     assert len(parts) == len(cut) == 20
-    joined = [sum(parts[4 * k : 4 * k + 4], []) for k in range(5)]
+    joined = [[i for part in parts[4 * k : 4 * k + 4] for i in part] for k in range(5)]
     assert joined == [batch.tolist() for batch in whole(3)]
     assert [batch.tolist() for batch in whole(4)] != joined
 
