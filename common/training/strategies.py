@@ -26,7 +26,7 @@ from common.training.precision import Precision
 from common.training.task import Batch, StepOutput, Task
 from common.training.update import TrainStep, Updater
 from common.utils.checkpoint import load_weights
-from common.utils.errors import ConfigError
+from common.utils.errors import CheckpointError, ConfigError
 
 
 class Strategy:
@@ -115,7 +115,16 @@ class Strategy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """The inverse of ``state_dict``.
+
+        Raises:
+            CheckpointError: if another strategy left something that this one would forget.
+        """
+        if state:
+            raise CheckpointError(
+                f"the checkpoint holds the state of another strategy ({', '.join(state)}), which "
+                "this one would forget; resume with the trainer.strategy of before"
+            )
 
     def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Every rank's state (nested plain values and tensors), by rank."""

@@ -308,6 +308,17 @@ def test_a_checkpoint_without_an_account_is_not_resumed(tmp_path: Path) -> None:
         train(directory=tmp_path, resume=tmp_path / "checkpoints" / "last.pt")
 
 
+def test_an_account_is_not_forgotten_by_going_on_without_privacy(tmp_path: Path) -> None:
+    train(directory=tmp_path, max_steps=2)
+    with Run(tmp_path, 3) as run, pytest.raises(CheckpointError, match=r"\(privacy, noise, seed\)"):
+        Trainer(TrainerConfig(max_steps=4, loggers=[]), run=run, seed=3).fit(
+            TinyTask(dropout=0.0),
+            TensorLoader(features(N), B, shuffle=True, seed=1),
+            optim=OptimizerConfig("sgd", lr=0.1),
+            resume=tmp_path / "checkpoints" / "last.pt",
+        )
+
+
 def test_the_checkpoint_holds_the_tasks_own_names_and_the_task_comes_back_clean(
     tmp_path: Path,
 ) -> None:
