@@ -1,6 +1,9 @@
 """A task under Lightning trains as under our Trainer; its checkpoints come back, and only safely."""
 
+import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,39 @@ def test_metrics_are_those_of_our_evaluation(tmp_path: Path, verb: str) -> None:
     (found,) = getattr(trainer, verb)(LightningTask(task), LightningLoader(loader), verbose=False)
     assert found == pytest.approx(expected, rel=1e-6)
     assert found[f"{prefix}/rows"] == 37.0
+
+
+RANKS = """
+import json, sys
+import lightning.pytorch as pl
+from common.data import TensorLoader
+from common.training.lightning import LightningLoader, LightningTask
+from common.utils import seed_everything
+from tests.training.test_lightning import Counting, tokens
+
+seed_everything(0)
+task = Counting()
+trainer = pl.Trainer(
+    strategy="ddp", devices=2, accelerator="cpu", logger=False, enable_progress_bar=False,
+    enable_checkpointing=False, use_distributed_sampler=False,
+)
+loader = LightningLoader(TensorLoader({"tokens": tokens()[:35]}, 9))
+(found,) = trainer.validate(LightningTask(task), loader, verbose=False)
+open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w").write(json.dumps(found))
+"""
+
+
+def test_two_ranks_of_unequal_numbers_of_examples_give_the_metrics_of_one(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(RANKS)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    torch.manual_seed(0)
+    loader = TensorLoader({"tokens": tokens()[:35]}, 9)
+    expected = Trainer().evaluate(Counting(), loader, prefix="validation")
+    for rank in ("0", "1"):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_training_metrics_weigh_every_token_the_same(tmp_path: Path) -> None:
