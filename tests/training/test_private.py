@@ -403,6 +403,46 @@ def test_a_gradient_that_is_not_the_examples_own_is_found(kind: type[Task], name
         train(kind())
 
 
+class Drawing(TinyTask):
+    """Draws in its own training step, as variational and masked models do."""
+
+    borrows = False
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        x = batch["x"] + torch.randn_like(batch["x"])
+        loss = nn.functional.cross_entropy(self.net(x), batch["y"])
+        return loss + (x @ self.net[0].weight.T).mean() if self.borrows else loss
+
+
+class DrawingAndBorrowing(Drawing):
+    borrows = True
+
+
+def test_a_step_that_draws_is_trained_and_still_checked_for_its_sum() -> None:
+    trainer = train(Drawing(dropout=0.0), max_steps=2)
+    assert trainer.state.step == 2
+    with pytest.raises(ConfigError, match=r"cannot be told from the others'.*net\.0\.weight"):
+        train(DrawingAndBorrowing(dropout=0.0), max_steps=2)
+
+
+def test_the_rehearsal_changes_nothing() -> None:
+    """Weights, buffers, modes and the generator that dropout draws from."""
+    from opacus.grad_sample import GradSampleHooks
+
+    from common.training.example_gradients import check_example_gradients
+
+    task = TinyTask(dropout=0.5)
+    task.register_buffer("counter", torch.zeros(1))
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    generator, modes = torch.get_rng_state(), [m.training for m in task.modules()]
+    hooks = GradSampleHooks(task, loss_reduction="sum")
+    check_example_gradients(task, hooks, features(5))
+    torch.testing.assert_close(task.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [m.training for m in task.modules()] == modes
+    assert all(p.grad is None and p.grad_sample is None for p in task.parameters())
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
