@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.config.context import Origin, Source
+from common.config.environment import Environment
 from common.config.files import ConfigFile
 from common.config.interpolation import check_references, resolve
 from common.config.locate import group_folder, read_group
+from common.config.origins import Origin, Source, is_secret
 from common.config.overrides import COMMAND_LINE, Override, parse_overrides
 from common.config.schema import defaults_of, fields_of, lookup, section_of, suggest, walk
 from common.config.targets import check_targets
-from common.config.tree import leaves, merge, nest
+from common.config.tree import ABSENT, leaves, merge, nest, read
 from common.config.validate import (
     InvalidValue,
     build,
@@ -37,6 +38,8 @@ _ADDED = "+ "  # before the origin of a value the schema does not know
 class Composition:
     """Composes and checks; afterwards ``origins`` says where each value comes from.
 
+    ``changed`` names the values of an earlier run that overrides replaced by others.
+
     Args:
         schema: The experiment's dataclass.
         file: The file that was read.
@@ -48,9 +51,11 @@ class Composition:
         self.file = file
         self.folder = folder
         self.origins: dict[str, Origin] = {}
+        self.changed: list[str] = []
+        self._typed: set[str] = set()
         self._restored = False
 
-    def restore(self) -> dict[str, tuple[Any, Source]]:
+    def restore(self) -> dict[str, tuple[Any, Origin]]:
         """Take the file as a run's: its comments say where each value came from.
 
         Returns:
@@ -61,17 +66,21 @@ class Composition:
         for key, _ in leaves(self.file.content):
             place = self.file.place(key)
             self.origins[key] = Origin.parse(self.file.comments.get(key, ""), place)
-        facts: dict[str, tuple[Any, Source]] = {}
+        facts: dict[str, tuple[Any, Origin]] = {}
         for key, value in leaves(unknown):
             origin = self.origins[key]
-            if origin.source in (Source.DATA, Source.DERIVED):
-                facts[key] = (value, origin.source)
+            if origin.source in (Source.DATA, Source.DERIVED, Source.ENV):
+                facts[key] = (value, origin)
                 del self.origins[key]
             elif origin.text.startswith(_ADDED):
                 merge(content, nest(key, value))
             else:
                 problem = f"{key} is not a key; {suggest(self.schema, key)}"
                 raise ConfigError(f"{self.file.place(key)}: {problem}")
+        for key in [key for key, origin in self.origins.items() if origin.stale]:
+            if read(content, key) is not ABSENT:  # the default, until it is derived again
+                outer, _, name = key.rpartition(".")
+                del (read(content, outer) if outer else content)[name]
         self.file = replace(self.file, content=content)
         return facts
 
@@ -164,6 +173,7 @@ class Composition:
         tree = nest(key, value)
         for leaf, _ in leaves(tree):
             self.origins[leaf] = Origin(Source.USER, name, COMMAND_LINE)
+            self._typed.add(leaf)
         return tree
 
     def _check_added(self, override: Override, known: set[str]) -> None:
@@ -184,13 +194,37 @@ class Composition:
         known, extra = _split(self.schema, tree)
         whole = _fill(self.schema, known, defaults_of(self.schema))
         merge(whole, extra)
+        environment = Environment(self._wants_text, self._environment_problem)
         try:
-            whole = resolve(whole)
-            check_targets(whole)
-            known, extra = _split(self.schema, whole)
-            return build(self.schema, known), extra
+            resolved = resolve(whole, environment)
+            check_targets(resolved)
+            known, extra = _split(self.schema, resolved)
+            built = build(self.schema, known)
         except InvalidValue as error:
-            raise ConfigError(f"{self._place(error.key)}: {error}") from None
+            message = environment.hide(str(error))
+            raise ConfigError(f"{self._place(error.key)}: {message}") from None
+        for key, names in environment.variables.items():
+            place, reference = f"{self._place(key)}, ENV: {', '.join(names)}", read(whole, key)
+            origin = Origin(Source.ENV, place=place, names=names)
+            self.origins[key] = replace(origin, reference=reference) if origin.secret else origin
+        if self._restored:
+            before = self.file.content
+            self.changed = [k for k in self._typed if read(before, k) != read(resolved, k)]
+        return built, extra
+
+    def _wants_text(self, key: str) -> bool:
+        field = lookup(self.schema, key)
+        return field is not None and wants_text(field.kind)
+
+    def _environment_problem(self, key: str, variable: str) -> str:
+        """Why a key of an earlier run may not read a variable; empty where it may."""
+        if not self._restored or key in self._typed:
+            return ""
+        if not is_secret(variable):
+            return f"refers to {variable}, but a run reads only secrets again; give {key}=..."
+        if not self.folder.is_dir():
+            return f"refers to {variable}, which a checkpoint does not read; give {key}=..."
+        return ""
 
     def _place(self, key: str) -> str:
         """Where the value of a key, or the last value below a section, was set."""

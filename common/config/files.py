@@ -117,6 +117,19 @@ def parse_config(text: str, shown: str) -> ConfigFile:
     return ConfigFile(shown, reader.root, reader.lines, reader.comments)
 
 
+def parse_scalar(text: str) -> Any:
+    """What plain, unquoted text means: a number, a truth value, null, or itself.
+
+    Raises:
+        ValueError: for an integer of thousands of digits.
+    """
+    if text.lower() in _WORDS or text.lower() == "null":
+        return _WORDS.get(text.lower())
+    if _INT.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
 def show_path(path: Path) -> str:
     """A path for messages: relative when it lies below the working directory."""
     path = path.absolute()
@@ -205,17 +218,12 @@ class _Reader:
         return f"{name}.{key}" if name else key
 
     def _value(self, event: Any) -> Any:
-        text = event.value
         if not event.implicit[0]:  # quoted, or a block of text
-            return text
-        if text.lower() in _WORDS or text.lower() == "null":
-            return _WORDS.get(text.lower())
-        if _INT.fullmatch(text):
-            try:
-                return int(text)
-            except ValueError:
-                raise self._error(event, "a number of too many digits") from None
-        return float(text) if _FLOAT.fullmatch(text) else text
+            return event.value
+        try:
+            return parse_scalar(event.value)
+        except ValueError:
+            raise self._error(event, "a number of too many digits") from None
 
     def _note(self, name: str, event: Any) -> None:
         """Keep the comment behind a value."""

@@ -3,14 +3,19 @@
 A configuration is composed for a new run, or taken from an earlier one.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from common.config.composition import Composition
 from common.config.context import RunContext
+from common.config.environment import scalar
 from common.config.files import ConfigFile, parse_config, read_config, show_path
 from common.config.locate import find_config
+from common.config.origins import Origin, Source
+from common.config.tree import plain
+from common.config.validate import show
 from common.utils.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -92,11 +97,35 @@ def load_run_config(
         overrides=overrides,
         config_file=path,
         extra=extra,
+        facts=facts,
         run_dir=run_dir,
     )
-    for key, (value, source) in facts.items():
-        context.set(key, value, source)
+    for key in composition.changed:
+        context.invalidate(key)
+    if run_dir is not None:
+        origins = composition.origins | {key: origin for key, (_, origin) in facts.items()}
+        _compare_environment(context, origins)
     return built, context
+
+
+def _compare_environment(context: RunContext, origins: Mapping[str, Origin]) -> None:
+    """Say what a run keeps although the environment says otherwise now, and what it reads again."""
+    from loguru import logger
+
+    for key, origin in origins.items():
+        if origin.source is not Source.ENV:
+            continue
+        names = ", ".join(origin.names)
+        if origin.secret:
+            logger.info(f"{key} is read again from the environment: {names}")
+            continue
+        value = context.get(key)
+        now = [os.environ[name] for name in origin.names if name in os.environ]
+        if any(text not in str(value) and scalar(key, text) != value for text in now):
+            logger.warning(
+                f"{key} keeps the run's value {show(plain(value))}; the environment ({names}) says "
+                f"otherwise now, {key}=... changes it"
+            )
 
 
 def _read_checkpoint(path: Path) -> ConfigFile:

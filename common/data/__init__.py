@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from common.data.embedded import load_embedded
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
+    from common.data.image_dataset import DecodedImages, ImageDataset, scan_images
+    from common.data.images import decode_image
     from common.data.info import DatasetInfo
+    from common.data.labels import check_labels
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
     from common.data.orders import (
         BucketedBatches,
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
         padding_share,
     )
     from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
-    from common.data.splits import load_splits
+    from common.data.splits import find_duplicates, load_splits
     from common.data.tokenization import Tokenizer, train_bpe, train_chars
 
 _HOMES = {
@@ -39,7 +42,12 @@ _HOMES = {
     "download_model": "hf_utils",
     "fetch_dataset": "hf_utils",
     "link_dataset": "hf_utils",
+    "DecodedImages": "image_dataset",
+    "ImageDataset": "image_dataset",
+    "scan_images": "image_dataset",
+    "decode_image": "images",
     "DatasetInfo": "info",
+    "check_labels": "labels",
     "Batch": "loaders",
     "EpochLoader": "loaders",
     "SampleLoader": "loaders",
@@ -53,6 +61,7 @@ _HOMES = {
     "load_pairs": "pairs",
     "pad_batch": "pairs",
     "read_pairs": "pairs",
+    "find_duplicates": "splits",
     "load_splits": "splits",
     "Tokenizer": "tokenization",
     "train_bpe": "tokenization",
@@ -64,7 +73,9 @@ __all__ = [
     "BucketedBatches",
     "Card",
     "DatasetInfo",
+    "DecodedImages",
     "EpochLoader",
+    "ImageDataset",
     "Order",
     "PairLoader",
     "PoissonBatches",
@@ -73,9 +84,12 @@ __all__ = [
     "TensorLoader",
     "Tokenizer",
     "as_epoch_loader",
+    "check_labels",
+    "decode_image",
     "download_dataset",
     "download_model",
     "fetch_dataset",
+    "find_duplicates",
     "get_assets_dir",
     "get_datasets_dir",
     "get_models_dir",
@@ -90,6 +104,7 @@ __all__ = [
     "pad_batch",
     "padding_share",
     "read_pairs",
+    "scan_images",
     "train_bpe",
     "train_chars",
     "verify_store",

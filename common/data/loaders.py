@@ -27,7 +27,7 @@ from common.utils.seeding import mix_seed
 
 Batch = dict[str, Tensor]
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @runtime_checkable

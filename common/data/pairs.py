@@ -160,6 +160,12 @@ def read_pairs(source: Path | str, target: Path | str) -> TextPairs:
         DataError: if a file is missing, empty or no UTF-8, or the numbers of lines differ.
     """
     sides = read_lines(source), read_lines(target)
+    if sides[0] and sides[1] and len(sides[0]) != len(sides[1]):
+        shorter, longer = sorted(zip(map(len, sides), (source, target), strict=True))
+        raise DataError(
+            f"{shorter[1]} ends after line {shorter[0]}, {longer[1]} after line {longer[0]}: its "
+            f"line {shorter[0] + 1} has no partner"
+        )
     check_pairs(*sides, f"{source} and {target}")
     return sides
 

@@ -1,7 +1,12 @@
-"""One function from a name to splits of columns, for embedded and stored data sets alike."""
+"""Splits: from a name to their columns, embedded and stored alike; and what they share by mistake."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from loguru import logger
 
 from common.data.embedded import load_embedded
 from common.utils.errors import DataError
@@ -53,3 +58,75 @@ class _StoredColumns(Mapping[str, list[Any]]):
 
     def __len__(self) -> int:
         return len(self._data.column_names)
+
+
+def find_duplicates(splits: Mapping[str, Iterable[Any]]) -> dict[str, list[tuple[int, int]]]:
+    """Examples that are in more than one split, equal to the last bit.
+
+    What is found is logged: a test set that the model has seen measures nothing.
+
+    Args:
+        splits: The examples of each split. An example is text, bytes, a number, an array or tensor,
+            a ``Path`` (its file's content counts), or a tuple, list or dict of these: give
+            ``zip(columns["source"], columns["target"])`` to compare pairs.
+
+    Returns:
+        For ``"train, test"`` and every other two splits that share something: the index in the
+        first where it occurs first, and the index in the second, for each one in the second.
+
+    Raises:
+        TypeError: for other values.
+        DataError: if a file cannot be read.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    seen: dict[str, dict[bytes, int]] = {}
+    for split, examples in splits.items():
+        digests = [_digest(example) for example in examples]
+        for other, known in seen.items():
+            shared = [(known[d], index) for index, d in enumerate(digests) if d in known]
+            if shared:
+                found[f"{other}, {split}"] = shared
+                first, second = shared[0]
+                logger.warning(
+                    f"{len(shared):,} of the {len(digests):,} examples of '{split}' are also in "
+                    f"'{other}'; the first: {second} is {first} there"
+                )
+        seen[split] = {digest: index for index, digest in reversed(list(enumerate(digests)))}
+    return found
+
+
+def _digest(example: Any) -> bytes:
+    hasher = blake2b(digest_size=16)
+    for kind, content in _parts(example):
+        hasher.update(f"{kind} {len(content)} ".encode())
+        hasher.update(content)
+    return hasher.digest()
+
+
+def _parts(value: Any) -> Iterator[tuple[str, bytes]]:
+    """A value as named pieces of bytes; no two different values give the same."""
+    if isinstance(value, str):
+        yield "text", value.encode("utf-8", "surrogatepass")
+    elif isinstance(value, bytes):
+        yield "bytes", value
+    elif isinstance(value, Path):
+        try:
+            yield "bytes", value.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {value}: {error.strerror}") from None
+    elif value is None or isinstance(value, bool | int | float):
+        yield type(value).__name__, repr(value).encode()
+    elif isinstance(value, Mapping):
+        yield "mapping", str(len(value)).encode()
+        for name in sorted(value):
+            yield "key", str(name).encode()
+            yield from _parts(value[name])
+    elif isinstance(value, list | tuple):
+        yield "list", str(len(value)).encode()
+        for item in value:
+            yield from _parts(item)
+    elif hasattr(value, "__array__"):
+        array = np.asarray(value)
+        yield f"array {array.dtype} {array.shape}", array.tobytes()
+    else:
+        raise TypeError(f"{type(value).__name__} has no bytes to compare")

@@ -1,14 +1,11 @@
 """The training engine: tasks, the trainer, optimizers, schedules, callbacks, run records."""
 
 from common.training.callbacks import EMA, Callback, EarlyStopping, ReduceOnPlateau
-from common.training.checkpointing import (
-    average_checkpoints,
-    load_run_weights,
-    step_checkpoints,
-)
+from common.training.checkpointing import step_checkpoints
 from common.training.config import TrainerConfig
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.run import open_run
+from common.training.run_weights import average_checkpoints, load_run_weights
 from common.training.schedules import ScheduleConfig, build_schedule
 from common.training.state import TrainState
 from common.training.task import StepOutput, Task

@@ -1,4 +1,4 @@
-"""When a run ends, logs, validates and saves: pure functions of where it stands."""
+"""When a run ends, validates and saves: pure functions of where it stands."""
 
 from common.data.loaders import EpochLoader
 from common.training.config import TrainerConfig
@@ -25,17 +25,13 @@ class Cadence:
     """Answers for the step boundary a run stands at.
 
     Args:
-        config: ``log_every``, ``eval_every``, ``save_every``.
+        config: ``eval_every`` and ``save_every``.
         has_validation: Whether there is anything to validate on.
     """
 
     def __init__(self, config: TrainerConfig, has_validation: bool) -> None:
         self._config = config
         self._has_validation = has_validation
-
-    def logs(self, step: int) -> bool:
-        """Whether update number ``step`` ends a log interval."""
-        return step % self._config.log_every == 0
 
     def validates(self, state: TrainState, finished: bool) -> bool:
         """Whether a validation is due that was not yet done at this step."""

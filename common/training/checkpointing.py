@@ -1,48 +1,108 @@
-"""Which checkpoints a run keeps: ``last.pt``, ``best.pt`` and the newest ``step-N.pt`` files.
+"""Checkpoints of a run: which are kept, and that the loop waits only for a copy of its state.
 
-How bytes reach the disk is ``common.utils.checkpoint``'s business.
+``last.pt``, ``best.pt`` and the newest ``step-N.pt`` files are names of files that are written
+once, by a thread. How bytes reach the disk is ``common.utils.checkpoint``'s business.
 """
 
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from loguru import logger
 
-from common.training.task import Task
-from common.utils.checkpoint import (
-    link_checkpoint,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
+from common.training.snapshot import Snapshot
+from common.utils.checkpoint import link_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.files import TEMPORARY_PREFIX
-from common.utils.weights import read_weights
+from common.utils.threads import in_background
 
 
 class Checkpointer:
-    """Writes each state once and gives it its names.
+    """Copies each state, writes it in the background and gives it its names.
+
+    One checkpoint is in flight at a time. What goes wrong while writing is raised by the next
+    ``save`` or by ``wait``.
 
     Args:
         directory: The run's ``checkpoints/``.
         keep: How many ``step-N.pt`` files stay beside ``last.pt`` and ``best.pt``.
+        pinned: Copy through page-locked memory (the state is on a CUDA device).
+
+    Attributes:
+        last: The path of ``last.pt``.
     """
 
-    def __init__(self, directory: Path, keep: int = 0) -> None:
+    def __init__(self, directory: Path, keep: int = 0, pinned: bool = False) -> None:
+        self.last = directory / "last.pt"
         self._directory = directory
         self._keep = keep
+        self._snapshot = Snapshot(pinned)
+        self._pending: Future[None] | None = None
+
+    def prepare(self, size: int) -> None:
+        """Make sure, before the first step, that checkpoints of ``size`` bytes can be written.
+
+        Raises:
+            CheckpointError: if the directory cannot be written, or could not hold a checkpoint and
+                its successor.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory):
+                free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {self._directory}: {error.strerror}") from None
+        held = sum(path.stat().st_size for path in self._directory.glob("last.pt"))
+        if free < max(2 * size - held, size):
+            raise CheckpointError(
+                f"{self._directory} is too small: a checkpoint takes about {size:,} bytes and is "
+                f"written beside the one before; {free:,} bytes are free"
+            )
+        if free < (3 + self._keep) * size:
+            logger.warning(
+                f"{self._directory} has {free:,} bytes free; last.pt, best.pt, {self._keep} kept "
+                f"and one being written take up to {(3 + self._keep) * size:,}"
+            )
+        self._snapshot.reserve(size)
 
     def save(self, state: Mapping[str, Any], step: int, best: bool = False) -> Path:
-        """Write ``state`` of step ``step``; ``best`` also makes it ``best.pt``.
+        """Copy ``state`` of step ``step`` and start to write it; ``best`` also makes it ``best.pt``.
 
         Returns:
-            The path of ``last.pt``.
+            The path of ``last.pt``, which is this checkpoint from the next ``wait`` on.
+
+        Raises:
+            CheckpointError: if the checkpoint before could not be written.
         """
+        self.wait()
+        copy = self._snapshot.take(state)
+        self._pending = in_background("checkpoint", self._write, copy, step, best)
+        return self.last
+
+    def wait(self) -> None:
+        """Return when everything is on the disk.
+
+        Raises:
+            CheckpointError: if it could not be written; the previous checkpoint is still there.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait like ``wait``, but only log an error: another one is on its way."""
+        try:
+            self.wait()
+        except CheckpointError as error:
+            logger.error(str(error))
+
+    def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
         newest = self._directory / f"step-{step}.pt"
-        last = self._directory / "last.pt"
         save_checkpoint(state, newest)
-        link_checkpoint(newest, last)
+        link_checkpoint(newest, self.last)
         if best:
             link_checkpoint(newest, self._directory / "best.pt")
         steps = step_checkpoints(self._directory)
@@ -50,60 +110,9 @@ class Checkpointer:
             stale.unlink()
         for abandoned in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
             abandoned.unlink()  # left by a killed process; this one owns the directory
-        return last
 
 
 def step_checkpoints(directory: Path) -> list[Path]:
     """The ``step-N.pt`` files of a directory, oldest first."""
     found = (path for path in directory.glob("step-*.pt") if path.stem[5:].isdigit())
     return sorted(found, key=lambda path: int(path.stem[5:]))
-
-
-def average_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights of several checkpoints (Vaswani et al. 2017, section 6.1).
-
-    Args:
-        paths: Checkpoints of one model; the last one gives the values that are not floating point.
-
-    Returns:
-        A state dict of the model's own dtypes; the mean is taken in float64.
-
-    Raises:
-        CheckpointError: if there are none, or their keys or shapes differ.
-    """
-    if not paths:
-        raise CheckpointError("there are no checkpoints to average; train with trainer.keep > 0")
-    weights = load_checkpoint(paths[0])["model"]
-    sums = {key: value.double() for key, value in weights.items()}
-    for path in paths[1:]:
-        weights = load_checkpoint(path)["model"]
-        shapes = {key: value.shape for key, value in weights.items()}
-        if shapes != {key: value.shape for key, value in sums.items()}:
-            raise CheckpointError(f"{path} holds other weights than {paths[0]}")
-        for key, value in weights.items():
-            sums[key] += value.double()
-    return {
-        key: (sums[key] / len(paths)).to(value.dtype) if value.is_floating_point() else value
-        for key, value in weights.items()
-    }
-
-
-def load_run_weights(task: Task, path: Path) -> None:
-    """Put the weights of an earlier run into ``task``, which has its shape already.
-
-    Args:
-        task: A configured task.
-        path: ``model.safetensors`` or a checkpoint, see ``RunContext.checkpoint_path``. Of a
-            checkpoint with a moving average, the average is taken.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, or does not fit.
-    """
-    if path.suffix == ".safetensors":
-        read_weights(task, path)
-        return
-    state = load_checkpoint(path)
-    if "model" not in state:
-        raise CheckpointError(f"{path} holds no model; expected a checkpoint of a run")
-    average = state.get("callbacks", {}).get("EMA", {}).get("shadow", {})
-    load_weights(task, {**state["model"], **average}, str(path))

@@ -21,8 +21,12 @@ class TrainerConfig:
     )
     privacy: PrivacyConfig | None = option("what strategy=private promises", None)
     compile: bool = option("torch.compile each part of the task", False)
+    channels_last: bool = option("images with their channels innermost", False)
+    activation_checkpointing: bool = option("compute activations twice, keep few", False)
+    tf32: bool = option("let a GPU round the factors of matrix products to 10 bits", False)
     deterministic: bool = option("refuse operations that cannot be repeated exactly", True)
     keep_memory: bool = option("Linux: keep freed memory for the next step (faster)", True)
+    overfit_batches: int = option("train and validate on so many batches only; 0: all", 0, ge=0)
     log_every: int = option("updates between log records", 50, ge=1)
     eval_every: int = option("updates between validations; 0: after every epoch", 0, ge=0)
     save_every: int = option("updates between checkpoints; 0: after every validation", 0, ge=0)
@@ -31,6 +35,11 @@ class TrainerConfig:
     mode: str = option("whether it should fall or rise", "min", choices=("min", "max"))
     loggers: list[str] = option(
         "backends beside metrics.jsonl: tensorboard, wandb, trackio, mlflow", ["tensorboard"]
+    )
+    diagnostics: list[str] = option(
+        "what to measure beside the loss: gradient_norms, gradient_noise, profile, summary",
+        [],
+        choices=("gradient_norms", "gradient_noise", "profile", "summary"),
     )
 
     def __post_init__(self) -> None:

@@ -140,7 +140,8 @@ class LightningTask(pl.LightningModule):
         names, totals = self._meter.totals(self.device)
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         metrics = averages(names, totals, prefix)
-        whole = self._collector.result(self._gather_rows)
+        rows = self._collector.result()
+        whole = {name: self._gather_rows(values) for name, values in rows.items()}
         extra = self.task.compute_metrics(whole) if whole else {}
         metrics |= {f"{prefix}/{name}": float(value) for name, value in extra.items()}
         # Every rank has the same numbers; sync_dist only keeps Lightning from asking for it.

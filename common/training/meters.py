@@ -1,6 +1,7 @@
 """Running sums that stay on the device until somebody reads them."""
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Meter:
         """Forget everything."""
         self._losses: list[Tensor] = []
         self._weights: list[Weight] = []
-        self._metrics: dict[str, list[Tensor]] = {}
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._samples = 0
 
     def __len__(self) -> int:
@@ -33,8 +34,13 @@ class Meter:
         self._losses.append(output.loss_sum.detach())
         self._weights.append(output.weight)
         self._samples += samples
-        for name, value in output.metrics.items():
-            self._metrics.setdefault(name, []).append(value.detach())
+        if output.metrics:
+            for name, value in output.metrics.items():
+                self._metrics[name].append(value.detach())
+
+    def recent_weights(self, count: int) -> Tensor:
+        """The weights of the last ``count`` micro-batches, in float64."""
+        return _stack(self._weights[-count:])
 
     def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
         """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
@@ -58,7 +64,8 @@ class Meter:
         """The inverse of ``state_dict``."""
         self._losses = list(state["losses"].unbind())
         self._weights = list(state["weights"].unbind())
-        self._metrics = {name: list(values.unbind()) for name, values in state["metrics"].items()}
+        for name, values in state["metrics"].items():
+            self._metrics[name] = list(values.unbind())
         self._samples = state["samples"]
 
 
@@ -83,9 +90,9 @@ class Collector:
         for name, value in output.collected.items():
             self._parts.setdefault(name, []).append(value)
 
-    def result(self, gather_rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Every name's rows, over all steps and ranks."""
-        return {name: gather_rows(torch.cat(parts)) for name, parts in self._parts.items()}
+    def result(self) -> dict[str, Tensor]:
+        """Every name's rows, over all steps of this rank."""
+        return {name: torch.cat(parts) for name, parts in self._parts.items()}
 
 
 def _stack(values: list[Tensor] | list[Weight]) -> Tensor:

@@ -1,5 +1,6 @@
 """Numeric precision of a step: fp32, or autocast to bf16 or fp16 with a gradient scaler."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,13 +34,24 @@ class Precision:
             return nullcontext()
         return torch.autocast(self._device, self._dtype)
 
+    def autocasted(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """``step`` under autocast; ``step`` itself where there is none."""
+        if self._dtype is None:
+            return step
+
+        def run(batch: Any) -> Any:
+            with self.autocast():
+                return step(batch)
+
+        return run
+
     def backward(self, loss: Tensor) -> None:
         """The backward pass, of the scaled loss under fp16."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients to their true size, once, before anyone looks at them."""
-        if self.scaler:
+        if self.scaler is not None:
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> bool:

@@ -116,8 +116,10 @@ class PrivateStrategy(Strategy):
         )
         return self._optimizer
 
-    def updater(self, task: Task, optimizer: Optimizer, precision: Precision) -> Updater:
-        return PrivateUpdater(task, self._optimizer, self, precision)
+    def updater(
+        self, task: Task, optimizer: Optimizer, precision: Precision, channels_last: bool = False
+    ) -> Updater:
+        return PrivateUpdater(task, self._optimizer, self, precision, channels_last)
 
     def callbacks(self) -> list[Callback]:
         return [PrivacyAccount(self)]
@@ -176,8 +178,9 @@ class PrivateUpdater(Updater):
         optimizer: "DPOptimizer",
         strategy: PrivateStrategy,
         precision: Precision,
+        channels_last: bool = False,
     ) -> None:
-        super().__init__(task, optimizer, strategy, precision)
+        super().__init__(task, optimizer, strategy, precision, channels_last)
         self._task = task
         self._private = strategy
         self._dp = optimizer
@@ -190,7 +193,7 @@ class PrivateUpdater(Updater):
             is_last = position == len(group) - 1
             size = 0
             if batch is not None:
-                batch = to_device(batch, self._private.device)
+                batch = to_device(batch, self._private.device, self._channels_last)
                 size = batch_size(batch)
                 self._rehearse(batch, size)
                 output = self._train_step(batch)
@@ -277,8 +280,7 @@ class PrivacyAccount(Callback):
             record: dict[str, Any] = {"step": trainer.state.step, "epoch": trainer.state.epoch}
             self._add_epsilon(record)
             if len(record) > 2:
-                for backend in trainer.loggers:
-                    backend.log(record)
+                trainer.report(record)
         self._stop_if_spent(trainer)
 
     def on_evaluation_end(self, trainer: "Trainer", record: dict[str, Any]) -> None:
@@ -305,6 +307,12 @@ def _check_combination(config: TrainerConfig) -> None:
         "only": config.precision != "fp32",
         "trainer.compile: the hooks that collect examples' gradients are not compiled": (
             config.compile
+        ),
+        "trainer.activation_checkpointing: the hooks would count every forward pass twice": (
+            config.activation_checkpointing
+        ),
+        "trainer.overfit_batches: an update is drawn from all examples": (
+            config.overfit_batches > 0
         ),
         f"trainer.clip_norm={config.clip_norm:g}: trainer.privacy.max_grad_norm clips, before the "
         "noise": config.clip_norm > 0,

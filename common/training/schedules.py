@@ -73,4 +73,6 @@ def build_schedule(config: ScheduleConfig, total_steps: int) -> Schedule:
             return 1.0 if progress <= decay_from else final + (1.0 - final) * remaining
         return 1.0
 
+    if warmup == 0:
+        return after_warmup
     return lambda step: step / warmup if step < warmup else after_warmup(step)

@@ -38,6 +38,8 @@ class Strategy:
 
     rank = 0
     world_size = 1
+    is_shared = False
+    """Whether several processes share a step, so that ``gradient_sync`` must be entered."""
 
     def __init__(self, device: str = "auto") -> None:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -62,9 +64,11 @@ class Strategy:
         """The optimizer that makes the updates."""
         return optimizer
 
-    def updater(self, task: Task, optimizer: Optimizer, precision: Precision) -> Updater:
+    def updater(
+        self, task: Task, optimizer: Optimizer, precision: Precision, channels_last: bool = False
+    ) -> Updater:
         """What turns micro-batches into one update."""
-        return Updater(task, optimizer, self, precision)
+        return Updater(task, optimizer, self, precision, channels_last)
 
     def wrap(self, task: Task) -> TrainStep:
         """The callable that runs one training micro-batch of ``task``."""
@@ -158,6 +162,8 @@ class DistributedStrategy(Strategy):
     Raises:
         ConfigError: if the process was not started by ``torchrun``.
     """
+
+    is_shared = True
 
     def __init__(self, device: str = "auto") -> None:
         if "RANK" not in os.environ:

@@ -5,7 +5,7 @@ A simple task writes ``compute_loss(batch)``. A task with more to say overrides 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -100,18 +100,21 @@ def as_step_output(result: Any, weight: int) -> StepOutput:
     Raises:
         TypeError: for anything else, saying what came.
     """
-    if isinstance(result, StepOutput):
-        return result
     if isinstance(result, Tensor):
         return StepOutput(result * weight, weight)
-    if is_dataclass(result) and not isinstance(result, type):
-        result = asdict(result)
-    if isinstance(result, Mapping) and isinstance(result.get("loss"), Tensor):
-        metrics = {
-            key: torch.as_tensor(value).detach() * weight
-            for key, value in result.items()
-            if key != "loss" and value is not None
-        }
+    if isinstance(result, StepOutput):
+        return result
+    if type(result) is not dict:  # what follows is slower, and dicts are the common case
+        if is_dataclass(result) and not isinstance(result, type):
+            result = {entry.name: getattr(result, entry.name) for entry in fields(result)}
+        elif isinstance(result, Mapping):
+            result = dict(result)
+    if isinstance(result, dict) and isinstance(result.get("loss"), Tensor):
+        metrics = {}
+        for key, value in result.items():
+            if key != "loss" and value is not None:
+                is_tensor = isinstance(value, Tensor)
+                metrics[key] = (value.detach() if is_tensor else torch.as_tensor(value)) * weight
         return StepOutput(result["loss"] * weight, weight, metrics)
     raise TypeError(
         "compute_loss must return a scalar tensor, or a dict or dataclass with a tensor 'loss'; "
@@ -133,16 +136,35 @@ def tensors_of(batch: Batch) -> Iterable[Tensor]:
 
 def batch_size(batch: Batch) -> int:
     """The length of the first tensor of a batch; 1 if there is none."""
+    if type(batch) is dict:  # the common case, without a generator's cost at every step
+        for value in batch.values():
+            if isinstance(value, Tensor):
+                return value.shape[0] if value.ndim else 1
+            break
     first = next(iter(tensors_of(batch)), None)
     return first.shape[0] if first is not None and first.ndim else 1
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on ``device``; the copy does not wait where memory is pinned."""
+def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
+    """The batch with its tensors on ``device``; the copy does not wait where memory is pinned.
+
+    Args:
+        batch: Tensors, in mappings and sequences.
+        device: Where they go.
+        channels_last: Lay images, tensors ``(B, C, H, W)``, out with the channels innermost.
+    """
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        if channels_last and batch.ndim == 4:
+            return batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if type(batch) is dict and not channels_last:
+        for value in batch.values():
+            if type(value) is not Tensor or value.device != device:
+                break
+        else:
+            return batch  # the common case on a CPU: everything is there
     if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(value, device) for value in batch)
+        return type(batch)(to_device(value, device, channels_last) for value in batch)
     return batch

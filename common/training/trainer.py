@@ -6,9 +6,8 @@ random is in the checkpoint. So a run that was killed and resumed is the run tha
 """
 
 import signal
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,33 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from common.config import RunContext, Source
+from common.config import Lifetime, RunContext, Source
 from common.data.foreign import as_epoch_loader, keeps_state
 from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
+from common.data.subsets import FirstBatches
+from common.training.acceleration import accelerate_task, set_up_device
 from common.training.cadence import Cadence, count_steps
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
 from common.training.evaluation import AbandonedEvaluation, evaluate, predict
 from common.training.loggers import Logger, Record, standard_loggers
-from common.training.memory import keep_freed_memory
-from common.training.meters import Meter, averages
+from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
+from common.training.out_of_memory import explained_out_of_memory
 from common.training.precision import Precision
-from common.training.resume import capture, restore
-from common.training.rng import preserved_rng
+from common.training.prefetch import read_ahead
+from common.training.reporting import Reporter
+from common.training.resume import capture, expected_size, restore
 from common.training.schedules import Schedule, ScheduleConfig, build_schedule
 from common.training.signals import StopRequest
 from common.training.state import TrainState
 from common.training.strategies import build_strategy
 from common.training.task import Batch, Task
 from common.training.update import Updater
-from common.utils.errors import ConfigError, DataError, InterruptedRun
+from common.utils.errors import DataError, InterruptedRun
 from common.utils.runs import Run
-from common.utils.text import did_you_mean
 
 
 class Trainer:
@@ -99,28 +100,34 @@ class Trainer:
         self.total_steps = 0
         self.first_epoch_batches = 0
         self.train_loader: EpochLoader
+        self.validation_loader: Any = None
         self.loader_state: Any = None
         self.task: Task
         self.parameters: list[Parameter] = []
         self.optimizer: Optimizer
         self._updater: Updater
         self._schedule: Schedule
+        self._rate = 0.0
         self._request = StopRequest()
         self._stop_reason: str | None = None
         self._saved_at = 0
-        self._started = 0.0
-        self._speed_from = (0.0, 0.0)
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
+        standard = standard_callbacks(records, self.config.diagnostics)
         self.callbacks = sorted(
-            [*callbacks, *self.strategy.callbacks(), *standard_callbacks(records)],
-            key=lambda c: c.priority,
+            [*callbacks, *self.strategy.callbacks(), *standard], key=lambda c: c.priority
         )
         self._hooks = {name: self._overriding(name) for name in HOOKS}
-        self.loggers = [*loggers, *standard_loggers(self.config.loggers, records)]
-        self._checkpointer = Checkpointer(run.checkpoints, self.config.keep) if run else None
-        if self.device.type == "cpu" and self.config.keep_memory:
-            keep_freed_memory()
+        self._reporter = Reporter(
+            [*loggers, *standard_loggers(self.config.loggers, records)],
+            self._hooks["on_log"],
+            self._hooks["on_evaluation_end"],
+        )
+        on_gpu = self.device.type == "cuda"
+        self._checkpointer = (
+            Checkpointer(run.checkpoints, self.config.keep, on_gpu) if run else None
+        )
+        set_up_device(self.config, self.device)
 
     # ---- the three verbs ------------------------------------------------------------------
 
@@ -158,21 +165,22 @@ class Trainer:
         if resume is not None:
             restore(self, resume)
             self._saved_at = self.state.step
-            for backend in self.loggers:
-                backend.rewind(self.state.step)
-        self._started = time.monotonic() - self.state.wall_seconds
-        self._speed_from = (self.state.wall_seconds, self.state.units)
+        self._reporter.start(self, is_resumed=resume is not None)
         task.train()
         try:
-            with self._request:
+            with self._request, explained_out_of_memory(self):
                 self._call("on_fit_start")
                 self._loop()
+                self._settle()
         finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
             self._call("on_fit_end")
-            for backend in self.loggers:
-                backend.close()
+            self._reporter.close()
         if self._stop_reason:
             logger.info(f"stopped at step {self.state.step:,}: {self._stop_reason}")
+        if self.context.dry_run and self._checkpointer is not None:
+            restore(self, self._checkpointer.last)
         return self.metrics
 
     def evaluate(
@@ -192,9 +200,15 @@ class Trainer:
         if not hasattr(self, "task") or task is not self.task:
             task.to(self.device)
         with closing(self._batches(loader)) as stream:
-            batches = islice(stream, limit)
-            stops = self._stops_evaluation
-            return evaluate(task, batches, self.strategy, self.precision, prefix, stops)
+            return evaluate(
+                task,
+                islice(stream, limit),
+                self.strategy,
+                self.precision,
+                prefix,
+                self._stops_evaluation,
+                self.config.channels_last,
+            )
 
     def predict(self, task: Task, loader: Any) -> Iterator[Any]:
         """``task.predict_step`` of every batch, in evaluation mode."""
@@ -217,12 +231,16 @@ class Trainer:
         end = min(first + self.config.accumulate, self.train_loader.num_batches(epoch))
         return [i for batch in range(first, end) for i in self.train_loader.indices(epoch, batch)]
 
+    def report(self, record: Record) -> None:
+        """Give the loggers a record beside those of training and validation."""
+        self._reporter.emit(record)
+
     def save(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this moment; ``None`` without a run directory."""
         self._saved_at = self.state.step
         if self._checkpointer is None:
             return None
-        self.state.wall_seconds = time.monotonic() - self._started
+        self.state.wall_seconds = self._reporter.seconds
         state = capture(self)
         return self._checkpointer.save(state, self.state.step, best) if self.is_main else None
 
@@ -237,20 +255,22 @@ class Trainer:
         optim: OptimizerConfig | None,
         schedule: ScheduleConfig | None,
     ) -> None:
-        self.train_loader = self.strategy.loader(as_epoch_loader(train, self.seed))
         self.loader_state = train if keeps_state(train) else None
-        self._validation = validation
+        train = as_epoch_loader(train, self.seed)
+        if count := self.config.overfit_batches:
+            train = validation = FirstBatches(train, count)
+        self.train_loader = self.strategy.loader(train)
+        self.validation_loader = validation
         task.configure(info or DatasetInfo(), self.context)
-        self.task = self.strategy.place(task)
-        if self.config.compile:
-            for part in task.children():
-                part.compile()
+        self.task = accelerate_task(self.strategy.place(task), self.config)
         optimizer = build_optimizer(optim or OptimizerConfig(), task)
         self.optimizer = self.strategy.wrap_optimizer(optimizer)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self._updater = self.strategy.updater(task, self.optimizer, self.precision)
+        self._updater = self.strategy.updater(
+            task, self.optimizer, self.precision, self.config.channels_last
+        )
         self._cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
@@ -262,12 +282,15 @@ class Trainer:
         self._schedule = build_schedule(schedule or ScheduleConfig(), self.total_steps)
         if self.run is not None and self.is_main:
             self.run.write_config(self.context.to_yaml())
+        if self._checkpointer is not None and self.is_main:
+            self._checkpointer.prepare(expected_size(self))
 
     # ---- the loop -------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        self._boundary()  # a resumed run first does what its last step still owes
-        while not self._finished():
+        self._rate = float("nan")  # the optimizer's own rates may come from a checkpoint
+        finished = self._boundary()  # a resumed run first does what its last step still owes
+        while not finished:
             self._call("on_epoch_start")
             epoch, count = self.state.epoch, self.train_loader.num_batches(self.state.epoch)
             with closing(self._batches(self.train_loader, epoch, self.state.batch)) as stream:
@@ -276,57 +299,81 @@ class Trainer:
                     if self.state.batch >= count:
                         self.state.epoch += 1
                         self.state.batch = 0
-                    self._call("on_step_end")
-                    self._boundary()
-                    if self._finished():
+                    for hook in self._hooks["on_step_end"]:
+                        hook(self)
+                    if finished := self._boundary():
                         return
             if self.state.epoch == epoch:
                 came = self.state.batch
                 raise DataError(f"epoch {epoch} ended after {came} of its {count} batches")
 
-    def _batches(self, loader: Any, epoch: int = 0, start: int = 0) -> Generator[Batch | None]:
+    def _batches(self, loader: Any, epoch: int = 0, start: int = 0) -> Any:
         """This rank's batches; closing the iterator ends the loader's workers."""
-        batches = as_epoch_loader(loader, self.seed).batches
-        yield from batches(epoch, start, self.strategy.rank, self.strategy.world_size)
+        strategy = self.strategy
+        batches = as_epoch_loader(loader, self.seed).batches(
+            epoch, start, strategy.rank, strategy.world_size
+        )
+        if self.device.type == "cuda" and self.loader_state is None:
+            batches = read_ahead(batches, self.device)
+        return batches
 
     def _update(self, group: list[Batch | None]) -> None:
-        step = self.state.step + 1
+        state, config = self.state, self.config
+        step = state.step + 1
         weight = self._updater.backward(group, self.meter)
         self.loss = self._updater.loss
-        clip = self.config.clip_norm
-        measures = clip or self._cadence.logs(step)
+        clip = config.clip_norm
+        measures = clip or step % config.log_every == 0
         self.grad_norm = self.strategy.clip(self.parameters, clip) if measures else None
         rate = self._schedule(step) * self.lr_scale
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = parameters["initial_lr"] * rate
-        self._call("before_update")
-        self.state.skipped += not self._updater.apply(weight)
-        self.state.step = step
-        self.state.batch += len(group)
+        if rate != self._rate:
+            self._rate = rate
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = parameters["initial_lr"] * rate
+        for hook in self._hooks["before_update"]:
+            hook(self)
+        if not self._updater.apply(weight):
+            state.skipped += 1
+        state.step = step
+        state.batch += len(group)
 
-    def _boundary(self) -> None:
-        """Between two updates: log, validate, save, and stop if somebody asked for it."""
-        state, finished = self.state, self._finished()
+    def _boundary(self) -> bool:
+        """Between two updates: log, validate, save, and stop if somebody asked for it.
+
+        Returns:
+            Whether the run is finished.
+        """
+        state = self.state
         step = state.step
-        if len(self.meter) and (finished or self._cadence.logs(step)):
-            self._log()
-        try:
-            improved = self._cadence.validates(state, finished) and self._validate()
-        except AbandonedEvaluation:
-            improved = False
+        finished = step >= self.total_steps or self._stop_reason is not None
+        if (finished or step % self.config.log_every == 0) and len(self.meter):
+            self._reporter.log(self)
+        improved = False
+        if self._cadence.validates(state, finished):
+            try:
+                improved = self._reporter.validate(self, self._hooks["around_evaluation"])
+            except AbandonedEvaluation:
+                improved = False
+            finished = finished or self._stop_reason is not None
         if improved or (self._saved_at != step and self._cadence.saves(state, finished)):
             self.save(best=improved)
         if self._stop_requested():
             if self._saved_at != step:
                 self.save()
+            self._settle()
             number = self._request.signal_number or signal.SIGTERM
             where = f"; resume with: {self.run.resume_command()}" if self.run else ""
             raise InterruptedRun(
                 f"stopped by {signal.Signals(number).name} after step {step}{where}", number
             )
+        if state.batch == 0 or self.context.step_values:  # what is over is forgotten
+            self.context.end(Lifetime.EPOCH if state.batch == 0 else Lifetime.STEP)
+        return finished
 
-    def _finished(self) -> bool:
-        return self.state.step >= self.total_steps or self._stop_reason is not None
+    def _settle(self) -> None:
+        """Wait until what was saved is on the disk."""
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
 
     def _stops_evaluation(self) -> bool:
         return self._request.signal_number is not None and self.strategy.world_size == 1
@@ -336,56 +383,6 @@ class Trainer:
         if self.strategy.world_size == 1:
             return requested
         return bool(self.strategy.sum(torch.tensor(float(requested))))
-
-    def _log(self) -> None:
-        names, totals = self.meter.totals(self.device)
-        totals = self.strategy.sum(totals)
-        self.meter.clear()
-        self.state.units += totals[1].item()
-        self.state.samples += int(totals[2].item())
-        seconds = time.monotonic() - self._started
-        then, units = self._speed_from
-        self._speed_from = (seconds, self.state.units)
-        record: Record = {"step": self.state.step, "epoch": self.state.epoch}
-        record |= averages(names, totals, "train")
-        record["lr"] = self.learning_rate
-        if self.grad_norm is not None:
-            record["grad_norm"] = float(self.grad_norm)
-        record["time/seconds"] = seconds
-        record["time/units_per_second"] = (self.state.units - units) / max(seconds - then, 1e-9)
-        for hook in self._hooks["on_log"]:
-            hook(self, record)
-        self._emit(record)
-
-    def _validate(self) -> bool:
-        """Evaluate on the validation data; ``True`` if the monitored metric is the best so far."""
-        state, config = self.state, self.config
-        record: Record = {"step": state.step, "epoch": state.epoch}
-        with preserved_rng(), ExitStack() as stack:  # how often one looks changes no training step
-            for around in self._hooks["around_evaluation"]:
-                stack.enter_context(around(self))
-            limit = 1 if self.context.dry_run else None
-            record |= self.evaluate(self.task, self._validation, prefix="validation", limit=limit)
-        if config.monitor not in record:
-            hint = did_you_mean(config.monitor, record)
-            raise ConfigError(
-                f"trainer.monitor is '{config.monitor}', which is not measured: {hint}"
-            )
-        value = record[config.monitor]
-        sign = 1.0 if config.mode == "max" else -1.0
-        improved = state.best is None or sign * value > sign * state.best
-        if improved:
-            state.best, state.best_step = value, state.step
-        state.evaluated_at = state.step
-        for hook in self._hooks["on_evaluation_end"]:
-            hook(self, record)
-        self.metrics = {key: value for key, value in record.items() if isinstance(value, float)}
-        self._emit(record)
-        return improved
-
-    def _emit(self, record: Record) -> None:
-        for backend in self.loggers:
-            backend.log(record)
 
     # ---- callbacks and loggers ------------------------------------------------------------
 

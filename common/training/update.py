@@ -30,20 +30,29 @@ class Updater:
         optimizer: Over the task's parameters.
         strategy: Where it runs.
         precision: How it computes.
+        channels_last: Lay images out with the channels innermost.
 
     Attributes:
         loss: The last micro-batch's loss, detached, on the device.
     """
 
     def __init__(
-        self, task: Task, optimizer: Optimizer, strategy: "Strategy", precision: Precision
+        self,
+        task: Task,
+        optimizer: Optimizer,
+        strategy: "Strategy",
+        precision: Precision,
+        channels_last: bool = False,
     ) -> None:
         self._optimizer = optimizer
         self._strategy = strategy
         self._precision = precision
-        self._train_step = strategy.wrap(task)
+        self._train_step = precision.autocasted(strategy.wrap(task))
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._previous: Batch = None
+        self._reference: Weight = 1
+        self._channels_last = channels_last
+        self._is_cpu = strategy.device.type == "cpu"
         self.loss: Tensor = torch.zeros(())
 
     def backward(self, group: Sequence[Batch | None], meter: Meter) -> Weight:
@@ -53,30 +62,19 @@ class Updater:
         range for fp16; the total corrects at the end. ``None`` is a micro-batch too small to leave
         this rank an example: it takes part in the exchange with weight 0.
         """
-        reference: Weight = 1
         total: Weight = 0
-        for position, batch in enumerate(group):
-            is_idle = batch is None
-            batch = self._previous if is_idle else to_device(batch, self._strategy.device)
-            if batch is None:
-                raise DataError("the first batch has fewer examples than there are processes")
-            with self._strategy.gradient_sync(position == len(group) - 1):
-                with self._precision.autocast():
-                    output = self._train_step(batch)
-                if is_idle:
-                    output = StepOutput(output.loss_sum * 0.0, output.weight * 0)
-                weight = self._over_ranks(output.weight)
-                total = total + weight
-                if position == 0:
-                    reference = _at_least_one(weight)
-                loss = output.loss_sum * self._strategy.world_size / reference
-                self._precision.backward(loss)
-            self.loss = loss.detach()
-            self._previous = batch
-            meter.add(output, 0 if is_idle else batch_size(batch))
-        self._precision.unscale(self._optimizer)
-        if len(group) > 1:
-            scale_gradients(self._parameters, reference / _at_least_one(total))
+        count = len(group)
+        for position, batch in enumerate(group, 1):
+            if self._strategy.is_shared:
+                with self._strategy.gradient_sync(position == count):
+                    weight = self._micro_batch(batch, position == 1, meter)
+            else:
+                weight = self._micro_batch(batch, position == 1, meter)
+            total = total + weight
+        if self._precision.scaler is not None:
+            self._precision.unscale(self._optimizer)
+        if count > 1:
+            scale_gradients(self._parameters, self._reference / _at_least_one(total))
         return total
 
     def apply(self, weight: Weight) -> bool:
@@ -86,16 +84,40 @@ class Updater:
             Whether there was an update: not for an empty batch, or an overflow under fp16. On an
             accelerator an empty batch is not looked for, because looking would cost a wait.
         """
-        is_empty = self._strategy.device.type == "cpu" and not weight
+        is_empty = self._is_cpu and not weight
         was_made = not is_empty and self._precision.step(self._optimizer)
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         return was_made
 
-    def _over_ranks(self, weight: Weight) -> Weight:
-        if self._strategy.world_size == 1:
-            return weight
-        return self._strategy.sum(torch.as_tensor(weight, dtype=torch.float64))
+    def _micro_batch(self, batch: Batch | None, is_first: bool, meter: Meter) -> Weight:
+        """Forward and backward; returns the weight over all ranks."""
+        is_idle = batch is None
+        if is_idle:
+            batch = self._previous
+            if batch is None:
+                raise DataError("the first batch has fewer examples than there are processes")
+        else:
+            batch = to_device(batch, self._strategy.device, self._channels_last)
+        output = self._train_step(batch)
+        if is_idle:
+            nothing = {key: torch.zeros_like(value) for key, value in output.metrics.items()}
+            output = StepOutput(output.loss_sum * 0.0, output.weight * 0, nothing)
+        loss, weight = output.loss_sum, output.weight
+        if self._strategy.world_size > 1:
+            loss = loss * self._strategy.world_size
+            weight = self._strategy.sum(torch.as_tensor(weight, dtype=torch.float64))
+        if is_first:
+            self._reference = _at_least_one(weight)
+        loss = loss / self._reference
+        self._precision.backward(loss)
+        self.loss = loss.detach()
+        self._previous = batch
+        meter.add(output, 0 if is_idle else batch_size(batch))
+        return weight
 
 
 def _at_least_one(weight: Weight) -> Weight:
+    if type(weight) is int:
+        return weight or 1
     return weight.clamp(min=1) if isinstance(weight, Tensor) else max(weight, 1)

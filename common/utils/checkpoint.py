@@ -22,6 +22,7 @@ from common.utils.files import atomic_write, fsync_dir
 
 FORMAT_VERSION = 1
 _MARGIN = 1 << 20  # bytes of zip directory and plain values beside the tensors
+_verified: set[tuple[int, ...]] = set()
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path | str) -> int:
@@ -54,12 +55,15 @@ def save_checkpoint(state: Mapping[str, Any], path: Path | str) -> int:
     )
 
 
-def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    path: Path | str, map_location: str | torch.device = "cpu", mmap: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint after checking every byte of it.
 
     Args:
         path: A file written by ``save_checkpoint``, or any weights file that is safe to read.
         map_location: Where tensors go.
+        mmap: Leave tensors in the file until they are used; right for what is copied on at once.
 
     Raises:
         CheckpointError: if the file is missing, truncated, damaged, of another format version, or
@@ -69,18 +73,9 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     size = path.stat().st_size
+    _verify(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} ({size:,} bytes) is damaged: bad CRC-32 in {damaged}")
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path} ({size:,} bytes) is truncated or no checkpoint: {error}"
-        ) from None
-    except CheckpointError:
-        raise
+        state = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:  # the unpickler of damaged bytes raises whatever it meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} ({size:,} bytes) cannot be read safely: {reason}") from None
@@ -105,7 +100,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
             logger.warning(f"skipping {path}: {str(error).splitlines()[:1]}")
     for *_, path in sorted(candidates, reverse=True):
         try:
-            load_checkpoint(path)
+            load_checkpoint(path, mmap=True)
             return path
         except CheckpointError as error:
             logger.warning(f"skipping a checkpoint: {error}")
@@ -147,6 +142,26 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str =
         shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
         raise CheckpointError(f"{source} does not fit: {len(problems)} differences: {shown}")
     module.load_state_dict(dict(weights))
+
+
+def _verify(path: Path) -> None:
+    """Compare every record with its CRC-32, unless this process found the same file good before."""
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity in _verified:
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # damaged headers raise whatever the reader meets
+        raise CheckpointError(
+            f"{path} ({status.st_size:,} bytes) is truncated or no checkpoint: {error}"
+        ) from None
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} ({status.st_size:,} bytes) is damaged: bad CRC-32 in {damaged}"
+        )
+    _verified.add(identity)
 
 
 def _check_plain(value: Any, where: str) -> int:

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from common.utils.errors import FaultError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -48,9 +51,30 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing."""
-    with atomic_write(path, "w") as file:
+    """Write ``text`` as UTF-8, all or nothing.
+
+    Raises:
+        FaultError: if the disk is full or the place cannot be written.
+    """
+    with explained_write(path), atomic_write(path, "w") as file:
         file.write(text)
+
+
+@contextmanager
+def explained_write(path: Path) -> Iterator[None]:
+    """Turn what the system says of a failed write into one line.
+
+    Raises:
+        FaultError: naming ``path`` and how much room is left beside it.
+    """
+    try:
+        yield
+    except OSError as error:
+        try:
+            free = f"{shutil.disk_usage(path.parent).free:,}"
+        except OSError:
+            free = "unknown"
+        raise FaultError(f"cannot write {path}: {error.strerror} ({free} bytes free)") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from loguru import logger
+
 from common.utils.errors import FaultError, InterruptedRun
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
@@ -24,6 +26,16 @@ from common.utils.paths import get_outputs_dir, validate_name
 from common.utils.provenance import code_version, hardware, versions
 
 _LONGEST_SLUG = 80
+_held_locks: set[int] = set()
+
+
+def _let_go_after_fork() -> None:
+    """A forked loader worker that outlives its killed parent must not keep the run locked."""
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 class Run:
@@ -116,10 +128,25 @@ class Run:
             return self
         self._take_ownership()
         self._started = time.monotonic()
+        try:
+            self._open_record()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _open_record(self) -> None:
         setup_logger(self.log_file)
         path = self.directory / "run.json"
         if path.exists():  # resumed: keep the history of how it went before
             self._record = json.loads(path.read_text())
+        now = versions()
+        for name, before in self._record.get("versions", {}).items():
+            if now.get(name) != before:
+                logger.warning(
+                    f"resumed under {name} {now.get(name, '(missing)')}, was {before}: "
+                    "the numbers may no longer be the uninterrupted run's to the last bit"
+                )
         code, difference = code_version()
         if difference:
             atomic_write_text(self.directory / "uncommitted.patch", difference)
@@ -130,11 +157,10 @@ class Run:
             started=self._record.get("started", _now()),
             resumed=[*self._record.get("resumed", []), _now()] if self._record else [],
             code=code,
-            versions=versions(),
+            versions=now,
             hardware=hardware(),
             pid=os.getpid(),
         )
-        return self
 
     def __exit__(
         self,
@@ -147,31 +173,44 @@ class Run:
         interrupted = isinstance(error, InterruptedRun | KeyboardInterrupt)
         state = "finished" if error is None else "interrupted" if interrupted else "failed"
         seconds = self._record.get("wall_seconds", 0.0) + time.monotonic() - self._started
-        self.record(
-            state=state,
-            ended=_now(),
-            wall_seconds=round(seconds, 2),
-            error=None if error is None else f"{type(error).__name__}: {error}",
-        )
-        setup_logger()  # let go of the log file
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        try:
+            self.record(
+                state=state,
+                ended=_now(),
+                wall_seconds=round(seconds, 2),
+                error=None if error is None else f"{type(error).__name__}: {error}",
+            )
+        except FaultError as fault:
+            if error is None:
+                raise
+            logger.error(str(fault))  # what ended the run is what its caller must hear
+        finally:
+            setup_logger()  # let go of the log file
+            self._release()
 
     def _take_ownership(self) -> None:
         path = self.directory / "owner.lock"
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            _held_locks.add(self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._release()
             owner = path.read_text().strip() or "unknown"
             raise FaultError(
                 f"{self.directory} is in use by process {owner}; wait for it or end it first"
             ) from None
         except OSError as error:
+            self._release()
             raise FaultError(f"cannot write in {self.directory}: {error.strerror}") from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def _release(self) -> None:
+        if self._lock is not None and self._lock in _held_locks:
+            _held_locks.remove(self._lock)
+            os.close(self._lock)
+        self._lock = None
 
 
 def slug(overrides: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 History: TypeAlias = Records | Path | str
 
 _AXES = ("step", "epoch")
+_DETAILS = ("time/", "grad_norm/", "weight_norm/", "update_ratio/")
 
 
 def plot_training_curves(
@@ -36,7 +37,7 @@ def plot_training_curves(
             or several of these by label.
         out: Where to write the picture (``.png``, ``.svg``, ``.pdf``).
         metrics: Panels or full keys to draw, e.g. ``["loss", "validation/accuracy"]``; by default
-            all but times.
+            all but times and norms per layer.
         log: A logarithmic axis of values.
         smooth: Draw a rolling mean over so many steps, with the raw line faint behind it.
 
@@ -120,9 +121,10 @@ def _record(line: str) -> dict[str, Any]:
 def _panels(records: Mapping[str, Records], metrics: Sequence[str] | None) -> dict[str, list[str]]:
     """Keys by panel; the panel of ``validation/loss`` is ``loss``."""
     keys = {key for history in records.values() for record in history for key in record}
-    keys = {key for key in keys if key not in _AXES and not key.startswith("time/")}
+    keys -= set(_AXES)
     panels: dict[str, list[str]] = {}
-    for key in sorted(keys, key=lambda key: (not key.endswith("loss"), key)):
+    shown = (key for key in keys if not key.startswith(_DETAILS))
+    for key in sorted(shown, key=lambda key: (not key.endswith("loss"), key)):
         panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
     if metrics is None:
         return panels

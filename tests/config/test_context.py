@@ -90,7 +90,6 @@ def test_data_fills_a_null_of_the_user(module: Any):
         (Source.DATA, Source.DERIVED, 1),
         (Source.DERIVED, Source.DATA, 2),
         (Source.DERIVED, Source.DERIVED, 2),
-        (Source.DATA, Source.DATA, 2),
     ],
 )
 def test_a_derivation_gives_way_to_data(first: Source, second: Source, stays: int):
@@ -104,6 +103,43 @@ def test_a_derivation_gives_way_to_the_user(module: Any):
     config, context = compose(module.Config, module.__file__, None, ["batch_size=3"])
     assert context.resolve("batch_size", 8, Source.DERIVED) == 3
     assert config.batch_size == 3
+
+
+def test_two_parts_of_the_data_that_disagree_stop_the_run():
+    context = RunContext()
+    context.resolve("data.num_classes", 10, by="train.csv")
+    context.resolve("data.num_classes", 10, by="test.csv")
+    with pytest.raises(
+        ConfigConflictError,
+        match=r"data.num_classes is 10 \(DATA: test.csv\), but other.csv says 12",
+    ):
+        context.resolve("data.num_classes", 12, by="other.csv")
+    assert context.to_yaml() == "data:\n  num_classes: 10  # DATA: test.csv\n"
+
+
+def test_a_user_who_overrules_a_derivation_is_told_once(module: Any, logged: list[str]):
+    _, context = compose(module.Config, module.__file__, None, ["batch_size=3"])
+    for _ in range(2):
+        assert context.resolve("batch_size", 8, Source.DERIVED) == 3
+    assert logged == ["batch_size stays 3 (command line); derived, it would be 8"]
+
+
+def test_a_section_keeps_its_keys_below_its_name():
+    context = RunContext()
+    data = context.namespace("data")
+    data.resolve("num_classes", 10)
+    data.set("mean", 0.5, Source.DATA, by="train.csv")
+    data.derive("bits", lambda classes: classes.bit_length(), ("data.num_classes",))
+    assert data.get("num_classes") == context.get("data.num_classes") == 10
+    assert data.source("mean") is context.source("data.mean") is Source.DATA
+    assert context.get("data.bits") == 4
+    assert data.get("other", 7) == 7
+    assert context.get("num_classes") is None
+
+
+def test_a_section_beside_the_configuration_is_refused():
+    with pytest.raises(TypeError, match="data is a section"):
+        RunContext().set("data", {"mean": 0.5}, Source.DATA)
 
 
 def test_values_live_for_a_step_an_epoch_or_the_run():

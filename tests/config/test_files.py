@@ -153,7 +153,18 @@ def test_a_reference_that_cannot_be_resolved_is_refused(tree: dict, problem: str
 
 
 @pytest.mark.parametrize(
-    "text", ["${oc.env:HOME}", "${now:%Y}", "${open", "${a.${b}}", "${}", "x ${a b}", "${${a}:b}"]
+    "text",
+    [
+        "${oc.create:HOME}",
+        "${oc.env:}",
+        "${oc.env:A,${b}}",
+        "${now:%Y}",
+        "${open",
+        "${a.${b}}",
+        "${}",
+        "x ${a b}",
+        "${${a}:b}",
+    ],
 )
 def test_only_plain_references_are_understood(text: str):
     with pytest.raises(InvalidValue, match="only references to keys"):

@@ -110,7 +110,7 @@ def test_a_default_that_changed_since_does_not_change_the_run(module: Any):
         ("sede: 1  # USER: config.yaml", "sede is not a key; did you mean 'seed'?"),
         ("sede: 1  # DEFAULT", "sede is not a key"),
         ("seed: x  # DEFAULT", "seed is 'x', expected an integer"),
-        ("title: ${oc.env:HOME}  # DATA", "only references to keys"),
+        ("title: ${oc.env:HOME}  # DATA", "a run reads only secrets again"),
         ("hook: os.system  # USER: + x\n_target_: a  # USER: + x", "_target_ is 'a', which is not"),
         ("new: .nan  # USER: + command line", "new is nan"),
         ("defaults: [model: base]", "defaults is not a key"),

@@ -93,7 +93,9 @@ def test_files_of_pairs(tmp_path: Path):
     target.write_text("c\nd\n")
     assert read_pairs(source, target) == (["a", "b"], ["c", "d"])
     target.write_text("c\n")
-    with pytest.raises(DataError, match="2 sources and 1 targets"):
+    with pytest.raises(
+        DataError, match=r"de ends after line 1, .*en after line 2: its line 2 has no partner"
+    ):
         read_pairs(source, target)
     for side in (source, target):
         side.write_text("")

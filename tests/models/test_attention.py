@@ -36,24 +36,6 @@ def test_fused_and_explicit_paths_give_the_same_output_and_gradients(
         torch.testing.assert_close(fused, explicit, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("need_weights", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_that_may_attend_to_nothing_gives_zero_and_finite_gradients(
-    need_weights: bool, dtype: torch.dtype
-) -> None:
-    inputs = [torch.randn(2, 2, 4, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
-    output, weights = scaled_dot_product(
-        *inputs, keep=padding([0, 4], 4), causal=True, need_weights=need_weights
-    )
-    assert not output[0].any()
-    assert output[1].any()
-    if weights is not None:
-        assert not weights[0].any()
-        torch.testing.assert_close(weights[1].sum(-1), torch.ones(2, 4, dtype=dtype))
-    for gradient in torch.autograd.grad(output.float().square().sum(), inputs):
-        assert gradient.isfinite().all()
-
-
 def test_the_causal_mask_is_aligned_with_the_last_key() -> None:
     expected = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool()
     assert torch.equal(causal_mask(3, 5), expected)

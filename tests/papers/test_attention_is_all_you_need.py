@@ -106,7 +106,7 @@ def test_a_tiny_model_learns_to_copy_reverse_and_sort(kind: str) -> None:
         max_len=32,
     )
     task = TranslationTask(config, label_smoothing=0.0)
-    trainer = Trainer(TrainerConfig(max_steps=500, log_every=500))
+    trainer = Trainer(TrainerConfig(max_steps=600, log_every=600))
     trainer.fit(
         task,
         PairLoader(source, target, order, tokenizer.pad_id),

@@ -450,6 +450,8 @@ def test_the_rehearsal_changes_nothing() -> None:
         ({"precision": "bf16"}, "precision=bf16"),
         ({"compile": True}, "trainer.compile"),
         ({"clip_norm": 1.0}, "clip_norm=1"),
+        ({"activation_checkpointing": True}, "activation_checkpointing"),
+        ({"overfit_batches": 1}, "overfit_batches"),
         ({"privacy": {"noise_multiplier": None}}, "needs trainer.privacy.target_epsilon"),
         ({"privacy": {"noise_multiplier": 0.0, "target_epsilon": 1.0}}, "noise_multiplier is 0"),
         ({"accumulate": 7}, "sampling rate is 1.12"),

@@ -1,7 +1,6 @@
 """The loop: what it computes, what it leaves behind, how it ends."""
 
 import json
-import math
 import os
 import signal
 from pathlib import Path
@@ -18,15 +17,13 @@ from common.training import (
     OptimizerConfig,
     ScheduleConfig,
     StepOutput,
-    Task,
     Trainer,
     TrainerConfig,
 )
 from common.utils import latest_checkpoint, load_checkpoint
-from common.utils.errors import CheckpointError, ConfigError, DataError, FaultError, InterruptedRun
+from common.utils.errors import ConfigError, DataError, InterruptedRun
 from tests.training.tiny import (
     TinyTask,
-    TokenTask,
     assert_same_run,
     features,
     fit,
@@ -78,31 +75,6 @@ def test_training_is_plain_gradient_descent() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulation_does_not_change_the_gradient(accumulate: int) -> None:
-    """Micro-batches with unequal numbers of tokens give the gradient of the whole."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, 10, (16, 12), generator=generator)
-    for row in range(16):
-        tokens[row, 12 - row // 2 :] = 0  # later rows are shorter
-    gradients = []
-    for batch_size, parts in ((16, 1), (16 // accumulate, accumulate)):
-        torch.manual_seed(1)
-        task = TokenTask()
-        kept: list[Tensor] = []
-
-        class Keep(Callback):
-            def before_update(self, trainer: Trainer, kept: list[Tensor] = kept) -> None:
-                kept.extend(p.grad.clone() for p in trainer.task.parameters())
-
-        config = TrainerConfig(max_steps=1, accumulate=parts)
-        trainer = Trainer(config, callbacks=[Keep()])
-        trainer.fit(task, TensorLoader({"tokens": tokens}, batch_size))
-        gradients.append(kept)
-    for whole, cut in zip(*gradients, strict=True):
-        torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("stop", [1, 7, 8, 20])
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path, stop: int, accumulate: int) -> None:
@@ -124,44 +96,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path, stop: int, accum
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_stop_during_validation_repeats_the_validation(tmp_path: Path) -> None:
-    class StopInEvaluation(TinyTask):
-        armed = True
-
-        def eval_step(self, batch: Any) -> StepOutput:
-            if StopInEvaluation.armed:
-                StopInEvaluation.armed = False
-                os.kill(os.getpid(), signal.SIGUSR1)
-            return super().eval_step(batch)
-
-    fit(tmp_path / "whole")
-    with pytest.raises(InterruptedRun) as caught:
-        fit(tmp_path / "parts", kind=StopInEvaluation)
-    assert caught.value.exit_code == 128 + signal.SIGUSR1
-    newest = latest_checkpoint(tmp_path / "parts" / "checkpoints")
-    state = load_checkpoint(newest)["state"]
-    assert state["step"] == 7
-    assert state["evaluated_at"] == -1
-    fit(tmp_path / "parts", resume=newest)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
 def test_the_message_says_how_to_resume(tmp_path: Path) -> None:
     with pytest.raises(InterruptedRun, match=rf"after step 2; resume with: .*--resume {tmp_path}"):
         fit(tmp_path, callbacks=[SignalAt(2)])
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["state"] == "interrupted"
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    class Twice(Callback):
-        def on_step_end(self, trainer: Trainer) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, callbacks=[Twice()])
-    assert latest_checkpoint(tmp_path / "checkpoints") is None
 
 
 def test_validating_more_often_does_not_change_training(tmp_path: Path) -> None:
@@ -210,56 +149,6 @@ def test_prediction_gives_every_batch_in_order() -> None:
     torch.testing.assert_close(outputs, task(data))
 
 
-def test_a_nan_stops_before_the_update_and_names_the_batch(tmp_path: Path) -> None:
-    data = features(64)
-    data["x"][37] = math.nan
-    task = TinyTask()
-    before = None
-
-    class Remember(Callback):
-        priority = -200
-
-        def before_update(self, trainer: Trainer) -> None:
-            nonlocal before
-            before = [p.detach().clone() for p in trainer.task.parameters()]
-
-    trainer = Trainer(TrainerConfig(max_epochs=1), callbacks=[Remember()])
-    with pytest.raises(FaultError) as caught:
-        trainer.fit(task, TensorLoader(data, 8, shuffle=True))
-    message = str(caught.value)
-    step = trainer.state.step
-    assert f"step {step + 1}" in message
-    assert "lr 0.001" in message
-    ids = trainer.train_loader.indices(0, step)
-    assert 37 in ids
-    assert str(ids) in message
-    assert all(map(torch.equal, before, task.parameters()))
-
-
-def test_an_infinite_gradient_with_a_finite_loss_is_found() -> None:
-    class SquareRoot(Task):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
-
-        def compute_loss(self, batch: Any) -> Tensor:
-            return (self.weight * batch["x"].sum()).abs().sqrt().sum()
-
-    with pytest.raises(FaultError, match="a gradient is not finite"):
-        Trainer(TrainerConfig(max_steps=1)).fit(SquareRoot(), loaders()[0])
-
-
-def test_a_batch_without_a_single_unit_is_skipped_and_counted() -> None:
-    tokens = torch.ones(8, 4, dtype=torch.long)
-    tokens[4:] = 0  # the second batch is all padding
-    task = TokenTask()
-    trainer = Trainer(TrainerConfig(max_epochs=1))
-    trainer.fit(task, TensorLoader({"tokens": tokens}, 4))
-    assert trainer.state.step == 2
-    assert trainer.state.skipped == 1
-    assert all(p.isfinite().all() for p in task.parameters())
-
-
 def test_the_best_checkpoint_is_the_best_and_n_are_kept(tmp_path: Path) -> None:
     trainer = fit(tmp_path, keep=2, eval_every=4, monitor="validation/accuracy", mode="max")
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -292,15 +181,6 @@ def test_a_run_without_an_end_is_refused() -> None:
 def test_an_empty_data_set_is_refused() -> None:
     with pytest.raises(DataError, match="no batch"):
         Trainer(TrainerConfig(max_epochs=1)).fit(TinyTask(), [])
-
-
-def test_a_resume_with_another_batch_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InterruptedRun):
-        fit(tmp_path, callbacks=[SignalAt(3)])
-    newest = latest_checkpoint(tmp_path / "checkpoints")
-    trainer = Trainer(TrainerConfig(max_epochs=3))
-    with pytest.raises(CheckpointError, match="batches per epoch was 7, is 13"):
-        trainer.fit(TinyTask(), *loaders(batch_size=16), resume=newest)
 
 
 def test_a_plain_dataloader_and_a_list_of_batches_train_too() -> None:

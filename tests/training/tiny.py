@@ -1,6 +1,5 @@
 """The smallest task and data there are, for tests of the engine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from common.data import TensorLoader
+from common.testing.equality import metric_records, run_differences
 from common.training import StepOutput, Task, Trainer, TrainerConfig
-from common.utils import Run, load_checkpoint, seed_everything
+from common.utils import Run, seed_everything
 
 
 class TinyTask(Task):
@@ -80,34 +80,9 @@ def fit(
 
 def records(directory: Path) -> list[dict[str, Any]]:
     """``metrics.jsonl`` without what a clock measured."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [_timeless(json.loads(line)) for line in lines]
+    return metric_records(directory)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Weights, optimizer, generators, callbacks and records agree to the last bit."""
-    states = [load_checkpoint(path / "checkpoints" / "last.pt") for path in (one, other)]
-    _assert_equal(_timeless(states[0]), _timeless(states[1]), "checkpoint")
-    assert records(one) == records(other)
-
-
-def _timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not str(k).startswith(("time/", "wall_"))}
-        return {key: _timeless(item) for key, item in kept.items()}
-    return [_timeless(item) for item in value] if isinstance(value, list) else value
-
-
-def _assert_equal(one: Any, other: Any, where: str) -> None:
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            _assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            _assert_equal(left, right, f"{where}[{index}]")
-    else:
-        assert one == other, where
+    assert run_differences(one, other) == []

@@ -17,7 +17,8 @@ class NanGuard(Callback):
     """Raises before the update if the loss or a gradient is not finite.
 
     The error names the step, the batch (epoch, position, data-set indices) and the learning rate.
-    The weights on disk and in memory are those before the update.
+    The same, with every index, stands in ``run.json`` under ``not_finite``. The weights on disk and
+    in memory are those before the update.
 
     Args:
         every: Look at every n-th step. Looking makes the host wait for the device, which costs
@@ -36,12 +37,26 @@ class NanGuard(Callback):
         state = trainer.state
         if state.step % self.every or trainer.precision.scaler is not None:
             return  # the fp16 scaler leaves out such updates by itself
-        loss = float(trainer.loss)
-        if math.isfinite(loss) and not gradients_overflow(trainer.parameters):
-            return
+        loss, norm = trainer.loss.item(), trainer.grad_norm
+        if math.isfinite(loss):
+            if norm is not None and math.isfinite(norm.item()):
+                return  # a finite norm of all gradients says it too
+            if not gradients_overflow(trainer.parameters):
+                return
         ids = trainer.batch_ids()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", ..." if len(ids) > _SHOWN_IDS else "")
         what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        if trainer.run is not None and trainer.is_main:
+            trainer.run.record(
+                not_finite={
+                    "what": what,
+                    "step": state.step + 1,
+                    "epoch": state.epoch,
+                    "batch": state.batch,
+                    "lr": trainer.learning_rate,
+                    "examples": ids,
+                }
+            )
         raise FaultError(
             f"{what} at step {state.step + 1} "
             f"(epoch {state.epoch}, batch {state.batch}, lr {trainer.learning_rate:.3g}); "

@@ -17,17 +17,24 @@ class TensorBoardLogger:
         self._directory = directory / "tensorboard"
         self._purge_step: int | None = None
         self._writer: Any = None
+        self._summary: Any = None
 
     def rewind(self, step: int) -> None:
         self._purge_step = step + 1
 
     def log(self, record: Record) -> None:
         if self._writer is None:
+            from tensorboard.compat.proto.summary_pb2 import Summary
             from torch.utils.tensorboard import SummaryWriter
 
+            self._summary = Summary
+
             self._writer = SummaryWriter(str(self._directory), purge_step=self._purge_step)
+        # One event for the whole record, where add_scalar would write one for every number.
+        summary = self._summary()
         for key, value in _numbers(record).items():
-            self._writer.add_scalar(key, value, record["step"])
+            summary.value.add(tag=key, simple_value=value)
+        self._writer.file_writer.add_summary(summary, record["step"])
 
     def close(self) -> None:
         if self._writer is not None:

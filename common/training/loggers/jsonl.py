@@ -1,11 +1,12 @@
 """``metrics.jsonl``: one JSON object per line, the primary record of a run."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from common.training.loggers.base import Record
-from common.utils.files import atomic_write_text
+from common.utils.files import atomic_write_text, explained_write
 
 
 class JsonlLogger:
@@ -26,14 +27,16 @@ class JsonlLogger:
             atomic_write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def log(self, record: Record) -> None:
-        if self._file is None:
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with explained_write(self._path):
+            if self._file is None:
+                self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open)
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a line that did not fit is still in the buffer
+                self._file.close()
             self._file = None
 
 

@@ -1,4 +1,4 @@
-"""Malicious and broken configurations: one line, exit code 2, nothing executed.
+"""Malicious and broken configurations: one line, exit code 2, nothing executed (rows 11 to 13).
 
 Each case goes through ``launch``, as typed; a few also through a real process.
 """
@@ -17,6 +17,7 @@ TARGETS = ["os.system", "builtins.open", "logging.os.system", "common.utils.file
 BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24))  # fmt: skip
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_forbidden_target_in_a_file_is_refused(toy: Path, run: Run, target: str):
     (toy / "config.yaml").write_text(
@@ -27,6 +28,7 @@ def test_a_forbidden_target_in_a_file_is_refused(toy: Path, run: Run, target: st
     assert not Path("canary").exists()
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_forbidden_target_on_the_command_line_is_refused(run: Run, target: str):
     words = [f"model.kwargs._target_={target}", "model.kwargs._args_=['touch canary']"]
@@ -35,6 +37,7 @@ def test_a_forbidden_target_on_the_command_line_is_refused(run: Run, target: str
     assert not Path("canary").exists()
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_forbidden_target_inside_a_checkpoint_is_refused(
     module: Any, tmp_path: Path, target: str
@@ -46,6 +49,7 @@ def test_a_forbidden_target_inside_a_checkpoint_is_refused(
     assert not Path("canary").exists()
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -60,7 +64,7 @@ def test_a_forbidden_target_inside_a_checkpoint_is_refused(
         ("batch_size: 0", "batch_size is 0, expected >= 1"),
         ("model: {d_model: 10, num_heads: 3}", ":1: model does not fit together: d_model=10"),
         ("seed: " + "x" * 10_000_000, "10,000,006 bytes; the limit is 1,000,000"),
-        ("title: ${oc.env:HOME}", "only references to keys"),
+        ("title: ${oc.dict.keys:HOME}", "only references to keys"),
         ("a: [", "not YAML"),
         ("defaults: [model: basic]", "did you mean 'base'?"),
         ("defaults: [modle: base]", "there is no folder configs/modle/"),
@@ -79,11 +83,13 @@ def test_a_broken_file_is_one_line(toy: Path, run: Run, text: str, problem: str)
     assert not Path("canary").exists()
 
 
+@pytest.mark.fault(12)
 def test_a_group_with_a_defaults_list_of_its_own_is_refused(toy: Path, run: Run):
     (toy / "configs/model/base.yaml").write_text("defaults: [_self_]\nd_model: 3\n")
     assert "a group's file has no defaults of its own" in run().error
 
 
+@pytest.mark.fault(13)
 def test_a_wrong_key_in_a_group_names_the_groups_file(toy: Path, run: Run):
     (toy / "configs/model/base.yaml").write_text("num_heads: 2\nd_modle: 3\n")
     error = run().error
@@ -91,6 +97,7 @@ def test_a_wrong_key_in_a_group_names_the_groups_file(toy: Path, run: Run):
     assert "did you mean 'model.d_model'?" in error
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -106,17 +113,20 @@ def test_a_missing_file_names_the_nearest(run: Run, name: str, problem: str):
     assert problem in run("--config", name).error
 
 
+@pytest.mark.fault(12)
 def test_a_missing_config_yaml_is_one_line(toy: Path, run: Run):
     (toy / "config.yaml").unlink()
     assert "no configuration file" in run().error
 
 
+@pytest.mark.fault(12)
 def test_a_file_without_permission_is_one_line(toy: Path, run: Run):
     (toy / "config.yaml").unlink()
     (toy / "config.yaml").symlink_to("config.yaml")  # unreadable for root too
     assert "no configuration file" in run().error or "cannot read" in run().error
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(
     ("word", "nearest"),
     [
@@ -135,10 +145,12 @@ def test_a_wrong_key_names_the_nearest(run: Run, word: str, nearest: str):
     )
 
 
+@pytest.mark.fault(11)
 def test_a_resolver_on_the_command_line_is_refused(run: Run):
-    assert "only references to keys" in run("title=${oc.env:HOME}").error
+    assert "only references to keys" in run("title=${oc.create:HOME}").error
 
 
+@pytest.mark.fault(11, 12)
 def test_faults_are_the_same_in_a_real_process(toy: Path):
     (toy / "bad.yaml").write_text("optim:\n  lr: [1\n")
     assert "bad.yaml" in start(["train.py", "--config", "bad.yaml"], toy).error

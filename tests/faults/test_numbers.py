@@ -1,0 +1,203 @@
+"""Numbers that are not finite, batches with nothing in them, memory that is not there (rows 24, 27)."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.data import TensorLoader
+from common.models import MultiHeadAttention, scaled_dot_product
+from common.training import Callback, OptimizerConfig, Task, Trainer, TrainerConfig
+from common.utils import Run
+from common.utils.errors import FaultError
+from tests.training.tiny import TinyTask, TokenTask, features, loaders
+
+
+@pytest.mark.fault(24)
+def test_a_nan_stops_before_the_update_and_the_record_says_which_batch(tmp_path: Path) -> None:
+    data = features(64)
+    data["x"][37] = math.nan
+    task = TinyTask()
+    before: list[Tensor] = []
+
+    class Remember(Callback):
+        priority = -200
+
+        def before_update(self, trainer: Trainer) -> None:
+            before[:] = [p.detach().clone() for p in trainer.task.parameters()]
+
+    with pytest.raises(FaultError) as caught, Run(tmp_path, 0) as run:
+        config = TrainerConfig(max_epochs=1, loggers=[])
+        trainer = Trainer(config, run=run, callbacks=[Remember()])
+        trainer.fit(task, TensorLoader(data, 8, shuffle=True))
+    message, step = str(caught.value), trainer.state.step
+    ids = trainer.train_loader.indices(0, step)
+    assert 37 in ids
+    for part in (f"step {step + 1}", "lr 0.001", str(ids)):
+        assert part in message
+    assert all(map(torch.equal, before, task.parameters()))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["state"] == "failed"
+    assert record["not_finite"] == {
+        "what": "the loss is nan",
+        "step": step + 1,
+        "epoch": 0,
+        "batch": step,
+        "lr": 0.001,
+        "examples": ids,
+    }
+
+
+@pytest.mark.fault(24)
+def test_every_example_of_a_long_batch_is_in_the_record(tmp_path: Path) -> None:
+    data = features(200)
+    data["x"][:] = math.inf
+    with pytest.raises(FaultError, match=r", \.\.\.\]"), Run(tmp_path, 0) as run:
+        config = TrainerConfig(max_epochs=1, accumulate=2, loggers=[])
+        Trainer(config, run=run).fit(TinyTask(), TensorLoader(data, 50))
+    record = json.loads((tmp_path / "run.json").read_text())["not_finite"]
+    assert record["examples"] == list(range(100))
+
+
+@pytest.mark.fault(24)
+def test_an_infinite_gradient_with_a_finite_loss_is_found() -> None:
+    class SquareRoot(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def compute_loss(self, batch: Any) -> Tensor:
+            return (self.weight * batch["x"].sum()).abs().sqrt().sum()
+
+    with pytest.raises(FaultError, match="a gradient is not finite"):
+        Trainer(TrainerConfig(max_steps=1)).fit(SquareRoot(), loaders()[0])
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_without_a_single_unit_is_skipped_and_counted(accumulate: int) -> None:
+    tokens = torch.ones(8 * accumulate, 4, dtype=torch.long)
+    tokens[4 * accumulate :] = 0  # the second update is all padding
+    task = TokenTask()
+    trainer = Trainer(TrainerConfig(max_epochs=1, accumulate=accumulate))
+    trainer.fit(task, TensorLoader({"tokens": tokens}, 4))
+    assert trainer.state.step == 2
+    assert trainer.state.skipped == 1
+    assert all(p.isfinite().all() for p in task.parameters())
+
+
+@pytest.mark.fault(24)
+def test_a_micro_batch_of_padding_does_not_change_the_gradient_of_the_others() -> None:
+    tokens = torch.randint(1, 10, (8, 4), generator=torch.Generator().manual_seed(0))
+    weights = []
+    for rows, accumulate in ((tokens, 1), (torch.cat([tokens, torch.zeros_like(tokens)]), 2)):
+        torch.manual_seed(0)
+        task = TokenTask()
+        config = TrainerConfig(max_steps=1, accumulate=accumulate)
+        Trainer(config).fit(
+            task, TensorLoader({"tokens": rows}, 8), optim=OptimizerConfig("sgd", lr=1.0)
+        )
+        weights.append(task.out.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_may_attend_to_nothing_gives_zero_and_finite_gradients(
+    need_weights: bool, dtype: torch.dtype
+) -> None:
+    inputs = [torch.randn(2, 2, 4, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+    keep = (torch.arange(4) < torch.tensor([[0], [4]]))[:, None, None]
+    output, weights = scaled_dot_product(*inputs, keep=keep, causal=True, need_weights=need_weights)
+    assert not output[0].any()
+    assert output[1].any()
+    if weights is not None:
+        assert not weights[0].any()
+        torch.testing.assert_close(weights[1].sum(-1), torch.ones(2, 4, dtype=dtype))
+    for gradient in torch.autograd.grad(output.float().square().sum(), inputs):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.fault(24)
+def test_a_layer_over_a_sentence_of_padding_trains_on() -> None:
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(8, 2)
+    x = torch.randn(2, 3, 8)
+    keep = torch.tensor([[True, True, False], [False, False, False]])[:, None, None]
+    output, _ = layer(x, keep=keep)
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters() if p.grad is not None)
+
+
+class Greedy(TinyTask):
+    """Asks for more memory than any machine has, in one of its calls."""
+
+    def __init__(self, fatal: int = 3) -> None:
+        super().__init__()
+        self.calls, self.fatal = 0, fatal
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> Any:
+        self.calls += 1
+        if self.calls == self.fatal:
+            torch.empty(2**52)
+        return super().compute_loss(batch)
+
+
+@pytest.mark.fault(24)
+def test_memory_that_is_not_there_names_the_batch_and_what_to_do() -> None:
+    trainer = Trainer(TrainerConfig(max_epochs=1))
+    with pytest.raises(FaultError) as caught:
+        trainer.fit(Greedy(), *loaders(batch_size=32))
+    message = str(caught.value)
+    assert message.startswith("out of memory at step 3 (epoch 0, batch 2, 32 examples")
+    assert "smaller batch" in message
+    assert "trainer.accumulate" in message
+    assert trainer.state.step == 2
+
+
+@pytest.mark.fault(24)
+def test_memory_that_is_not_there_in_an_evaluation_says_so() -> None:
+    with pytest.raises(FaultError, match=r"out of memory in the evaluation after step 7: .*alloc"):
+        Trainer(TrainerConfig(max_epochs=1)).fit(Greedy(fatal=9), *loaders(batch_size=32))
+
+
+@pytest.mark.fault(24)
+def test_another_runtime_error_of_a_step_keeps_its_traceback() -> None:
+    class Broken(TinyTask):
+        def compute_loss(self, batch: dict[str, Tensor]) -> Any:
+            raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        Trainer(TrainerConfig(max_epochs=1)).fit(Broken(), loaders()[0])
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_does_not_change_the_gradient(accumulate: int) -> None:
+    """Micro-batches with unequal numbers of tokens give the gradient of the whole."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 10, (16, 12), generator=generator)
+    for row in range(16):
+        tokens[row, 12 - row // 2 :] = 0  # later rows are shorter
+    gradients = []
+    for batch_size, parts in ((16, 1), (16 // accumulate, accumulate)):
+        torch.manual_seed(1)
+        task = TokenTask()
+        kept: list[Tensor] = []
+
+        class Keep(Callback):
+            def before_update(self, trainer: Trainer, kept: list[Tensor] = kept) -> None:
+                kept.extend(p.grad.clone() for p in trainer.task.parameters())
+
+        config = TrainerConfig(max_steps=1, accumulate=parts)
+        trainer = Trainer(config, callbacks=[Keep()])
+        trainer.fit(task, TensorLoader({"tokens": tokens}, batch_size))
+        gradients.append(kept)
+    for whole, cut in zip(*gradients, strict=True):
+        torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
