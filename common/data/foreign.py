@@ -21,6 +21,8 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    TensorDataset,
+    default_collate,
 )
 
 from common.data.loaders import Batch, EpochLoader, SampleLoader, read_with_workers
@@ -67,7 +69,8 @@ def as_epoch_loader(loader: Any, seed: int) -> EpochLoader:
         and not isinstance(loader.dataset, IterableDataset)
         and loader.batch_sampler is not None  # else the data set itself holds whole batches
     ):
-        return _MapStyleLoader(loader, seed)
+        in_memory = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
+        return (_InMemoryLoader if in_memory else _MapStyleLoader)(loader, seed)
     return _IterableLoader(loader, seed)
 
 
@@ -146,6 +149,20 @@ class _MapStyleLoader(SampleLoader):
             seed_generators(self.seed, epoch)
             drawn = islice(iter(self._loader.batch_sampler or ()), number)
             return [np.asarray(batch, dtype=np.int64) for batch in drawn]
+
+
+class _InMemoryLoader(_MapStyleLoader):
+    """A ``DataLoader`` over a ``TensorDataset``: one indexed read per tensor gives what collating gives.
+
+    Its samples draw nothing at random, so they need no generators, and no workers.
+    """
+
+    def batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Any]:
+        for share in self.shares(epoch, start, rank, world_size):
+            rows = torch.from_numpy(share)
+            yield [t[rows] for t in self.dataset.tensors] if len(share) else None
 
 
 class _IterableLoader:

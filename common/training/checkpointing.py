@@ -51,6 +51,8 @@ class Checkpointer:
         """
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            for abandoned in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
+                abandoned.unlink()  # left by a killed process; this one owns the directory
             with tempfile.TemporaryFile(dir=self._directory):
                 free = shutil.disk_usage(self._directory).free
         except OSError as error:
@@ -108,8 +110,6 @@ class Checkpointer:
         steps = step_checkpoints(self._directory)
         for stale in steps[: max(len(steps) - self._keep, 0)]:
             stale.unlink()
-        for abandoned in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
-            abandoned.unlink()  # left by a killed process; this one owns the directory
 
 
 def step_checkpoints(directory: Path) -> list[Path]:

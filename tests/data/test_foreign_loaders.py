@@ -135,6 +135,22 @@ def test_tuple_batches_pass_as_they_are():
     assert [part.tolist() for part in first] == [[0, 1], [0, 1]]
 
 
+def test_tensors_in_memory_are_read_at_once_and_come_as_if_collated():
+    class Ours(TensorDataset):
+        """Read sample by sample, because it might be more than a ``TensorDataset``."""
+
+    tensors = torch.randn(SIZE, 3), torch.arange(SIZE), torch.rand(SIZE) > 0.5
+    for start in (0, 3):
+        streams = [
+            iterate(DataLoader(kind(*tensors), 4, shuffle=True), seed=1, epoch=2, start=start)
+            for kind in (TensorDataset, Ours)
+        ]
+        for at_once, collated in zip(*streams, strict=True):
+            assert type(at_once) is type(collated) is list
+            assert all(map(torch.equal, at_once, collated))
+            assert [t.dtype for t in at_once] == [t.dtype for t in collated]
+
+
 def test_a_sampler_that_never_gives_the_same_order_is_refused_in_the_middle():
     loader = DataLoader(Noisy(), 4, sampler=Remembering())
     assert len(read(loader)) == 6

@@ -1,0 +1,112 @@
+"""Every suite runs, ours and raw only, and what it compares is the same training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import step_overhead, whole_fit
+from benchmarks.checkpoints import checkpoints
+from benchmarks.harness import Result, run_python
+from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
+from benchmarks.peers import PEERS
+from benchmarks.report import filled
+from benchmarks.workloads import Classifier, Loop, Workload, mlp_on_digits, run_loop
+from common.utils.paths import get_project_root
+
+
+def _trained(loop: Loop, realistic: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights a loop leaves behind."""
+    models: list[Classifier] = []
+    build = Workload.model
+
+    def remembered(workload: Workload, on_forward: object) -> Classifier:
+        models.append(build(workload, on_forward))
+        return models[-1]
+
+    monkeypatch.setattr(Workload, "model", remembered)
+    run_loop(loop, mlp_on_digits(2), lambda: None, realistic)
+    monkeypatch.undo()
+    return models[0].state_dict()
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("realistic", [False, True], ids=["plain", "realistic"])
+def test_our_trainer_computes_what_the_raw_loop_computes(
+    realistic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = _trained(raw_tensor_loader, False, monkeypatch)
+    ours = _trained(ours_tensor_loader, realistic, monkeypatch)
+    for name in raw:
+        torch.testing.assert_close(ours[name], raw[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Ignite", "Accelerate", "Lightning"])
+def test_a_peer_computes_what_the_raw_loop_computes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HF Trainer seeds its sampler itself, so its batches come in another order."""
+    module, loop = PEERS[name]
+    pytest.importorskip(module)
+    raw = _trained(raw_data_loader, False, monkeypatch)
+    for realistic in (False, True):
+        assert _equal(_trained(loop, realistic, monkeypatch), raw)
+
+
+def test_a_fused_optimizer_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    naive, fused = (_trained(loop, False, monkeypatch) for loop in (raw_naive, raw_data_loader))
+    for name in naive:
+        torch.testing.assert_close(naive[name], fused[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_clock_that_never_stopped_is_an_error() -> None:
+    clock = step_overhead.StepClock(first=2, steps=3)
+    for _ in range(4):
+        clock()
+    with pytest.raises(RuntimeError, match="4 forward passes; expected at least 5"):
+        _ = clock.microseconds
+
+
+def test_step_overhead_measures_steps_calls_and_fits() -> None:
+    raw = step_overhead.sample("raw loop, TensorLoader", quick=True)
+    ours = step_overhead.sample("ours, TensorLoader", quick=True)
+    assert raw.keys() == {"mlp_plain", "calls_plain", "fit_plain"}
+    assert ours.keys() == raw.keys() | {"mlp_realistic", "calls_realistic", "fit_realistic"}
+    assert all(value > 0 for value in [*raw.values(), *ours.values()])
+
+
+def test_whole_fit_measures_epochs_per_second() -> None:
+    assert whole_fit.sample("raw loop, naive", quick=True)["plain"] > 0
+    assert whole_fit.sample("ours", quick=True).keys() == {"plain", "realistic"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["step_overhead", "whole_fit", "checkpoints", "import_time"])
+def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    run_python(["-m", f"benchmarks.{suite}", "--quick", "--repeats", "1", "--json", str(path)])
+    result = Result.read(path)
+    assert result.suite == suite
+    assert len(result.samples) == 2
+    assert len(result.commit) >= 40
+
+
+def test_checkpoints_runs_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = checkpoints(repeats=1, quick=True)
+    ours = result.samples["ours"]
+    assert ours["durable"][0] >= ours["stall"][0] > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    root = get_project_root()
+    page = (root / "docs" / "performance.md").read_text()
+    assert filled(page, root / "benchmarks" / "results") == page, "run python -m benchmarks.report"
