@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from common.data.info import DatasetInfo
     from common.data.labels import check_labels
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
-    from common.data.orders import BucketedBatches, Order, ShuffledBatches, padding_share
+    from common.data.orders import (
+        BucketedBatches,
+        Order,
+        PoissonBatches,
+        ShuffledBatches,
+        padding_share,
+    )
     from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
     from common.data.splits import find_duplicates, load_splits
     from common.data.tokenization import Tokenizer, train_bpe, train_chars
@@ -48,6 +54,7 @@ _HOMES = {
     "TensorLoader": "loaders",
     "BucketedBatches": "orders",
     "Order": "orders",
+    "PoissonBatches": "orders",
     "ShuffledBatches": "orders",
     "padding_share": "orders",
     "PairLoader": "pairs",
@@ -71,6 +78,7 @@ __all__ = [
     "ImageDataset",
     "Order",
     "PairLoader",
+    "PoissonBatches",
     "SampleLoader",
     "ShuffledBatches",
     "TensorLoader",

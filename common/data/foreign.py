@@ -15,15 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     TensorDataset,
     default_collate,
 )
 
 from common.data.loaders import Batch, EpochLoader, SampleLoader, read_with_workers
-from common.data.orders import IndexArray
+from common.data.orders import IndexArray, Order, ShuffledBatches
 from common.data.randomness import isolated_generators, seed_generators
 from common.utils.errors import DataError
 from common.utils.seeding import mix_seed
@@ -100,6 +103,22 @@ class _MapStyleLoader(SampleLoader):
         )
         self._loader = loader
         self._drawn: tuple[int, list[IndexArray]] | None = None
+
+    def fixed_batches(self) -> ShuffledBatches | None:
+        loader = self._loader
+        plain = type(loader.batch_sampler) is BatchSampler and (
+            type(loader.sampler) is SequentialSampler
+            or (type(loader.sampler) is RandomSampler and not loader.sampler.replacement)
+        )
+        if not plain or loader.batch_size is None:
+            return None
+        size = len(self.dataset)
+        return ShuffledBatches(size, loader.batch_size, self.seed, drop_last=loader.drop_last)
+
+    def with_order(self, order: Order) -> SampleLoader:
+        return SampleLoader(
+            self.dataset, order, collate=self.collate, seed=self.seed, **self._options
+        )
 
     def shares(self, epoch: int, start: int, rank: int, world_size: int) -> list[IndexArray]:
         if isinstance(self._loader.sampler, DistributedSampler):

@@ -9,6 +9,7 @@ often the run was stopped. With several ranks each takes its share of the same g
 """
 
 import atexit
+import copy
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sized
 from contextlib import closing
@@ -63,6 +64,21 @@ class OrderedLoader:
 
     def indices(self, epoch: int, batch: int) -> list[int]:
         return self.order(epoch)[batch].tolist()
+
+    def batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch | None]:
+        raise NotImplementedError(f"{type(self).__name__} does not say how it reads")
+
+    def fixed_batches(self) -> ShuffledBatches | None:
+        """The order, if it takes every sample once an epoch in batches of a fixed size."""
+        return self.order if isinstance(self.order, ShuffledBatches) else None
+
+    def with_order(self, order: Order) -> "OrderedLoader":
+        """The same samples in other batches."""
+        other = copy.copy(self)
+        other.order = order
+        return other
 
     def shares(self, epoch: int, start: int, rank: int, world_size: int) -> list[IndexArray]:
         """This rank's samples of every global batch from ``start`` on.

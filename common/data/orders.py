@@ -154,6 +154,53 @@ class BucketedBatches:
         return [batches[i] for i in generator.permutation(len(batches))]
 
 
+class PoissonBatches:
+    """Batches in which every sample is, or is not, independently of all others.
+
+    The sampling that the privacy of DP-SGD is accounted for (Abadi et al. 2016, 1607.00133): each
+    of ``num_batches`` batches holds each sample with probability ``rate``. Sizes vary, a batch may
+    be empty, and a sample may come twice in an epoch or not at all.
+
+    Args:
+        size: Number of samples.
+        rate: The probability, in (0, 1].
+        num_batches: Batches of an epoch.
+        seed: Of the draw; batch ``k`` is a function of (seed, epoch, ``k``) alone.
+        parts: Each batch is cut into so many micro-batches, which follow each other.
+
+    Raises:
+        ConfigError: if the rate is no probability.
+        DataError: if there is no sample.
+    """
+
+    def __init__(
+        self, size: int, rate: float, num_batches: int, seed: int = 0, parts: int = 1
+    ) -> None:
+        if not 0.0 < rate <= 1.0:
+            raise ConfigError(
+                f"the sampling rate is {rate:.4g}, expected more than 0 and at most 1; an update "
+                f"cannot take more than the {size} samples there are: lower batch_size"
+            )
+        _check_size(size)
+        self.size, self.rate, self.num_batches = size, rate, num_batches
+        self.seed, self.parts = seed, parts
+
+    def __len__(self) -> int:
+        return self.num_batches * self.parts
+
+    def __call__(self, epoch: int) -> list[IndexArray]:
+        batches = (self._draw(epoch, number) for number in range(self.num_batches))
+        return [part for batch in batches for part in np.array_split(batch, self.parts)]
+
+    def _draw(self, epoch: int, number: int) -> IndexArray:
+        # A binomial size and a uniform subset of it are N independent coins, at the cost of the
+        # samples that come instead of all there are.
+        generator = np.random.default_rng(mix_seed(self.seed, epoch, number))
+        count = generator.binomial(self.size, self.rate)
+        drawn = generator.choice(self.size, count, replace=False, shuffle=False)
+        return np.sort(drawn.astype(np.int64))
+
+
 def padding_share(batches: Sequence[IndexArray], lengths: ArrayLike) -> float:
     """The share of all places in these batches that holds padding, between 0 and 1.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.config import option
+from common.training.privacy.budget import PrivacyConfig
 
 
 @dataclass
@@ -20,6 +21,7 @@ class TrainerConfig:
         "auto",
         choices=("auto", "single", "ddp", "fsdp", "accelerate", "private"),
     )
+    privacy: PrivacyConfig | None = option("what strategy=private promises", None)
     compile: bool = option("torch.compile each part of the task", False)
     channels_last: bool = option("images with their channels innermost", False)
     activation_checkpointing: bool = option("compute activations twice, keep few", False)
@@ -41,3 +43,10 @@ class TrainerConfig:
         [],
         choices=("gradient_norms", "gradient_noise", "profile", "summary"),
     )
+
+    def __post_init__(self) -> None:
+        if self.privacy is not None and self.strategy != "private":
+            raise ValueError(
+                f"trainer.privacy is set, but trainer.strategy is '{self.strategy}', which is not "
+                "private; set trainer.strategy=private"
+            )

@@ -69,7 +69,7 @@ class Reporter:
         record["time/units_per_second"] = (state.units - units) / max(seconds - then, 1e-9)
         for hook in self._on_log:
             hook(trainer, record)
-        self._emit(record)
+        self.emit(record)
 
     def validate(
         self, trainer: "Trainer", around: Sequence[Callable[..., AbstractContextManager[None]]]
@@ -106,7 +106,7 @@ class Reporter:
         for hook in self._on_evaluation_end:
             hook(trainer, record)
         trainer.metrics = {key: value for key, value in record.items() if isinstance(value, float)}
-        self._emit(record)
+        self.emit(record)
         return improved
 
     def close(self) -> None:
@@ -114,6 +114,7 @@ class Reporter:
         for backend in self._loggers:
             backend.close()
 
-    def _emit(self, record: Record) -> None:
+    def emit(self, record: Record) -> None:
+        """Hand a record to every logger."""
         for backend in self._loggers:
             backend.log(record)

@@ -31,7 +31,7 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
         CheckpointError: if the run to be resumed has no readable checkpoint.
         FaultError: if the directory cannot be written, or another process owns it.
     """
-    strategy = build_strategy(config.trainer.strategy, config.trainer.device)
+    strategy = build_strategy(config.trainer)
     rank = strategy.rank
     seed = mix_seed(config.seed, rank) if rank else config.seed
     seed_everything(seed, config.trainer.deterministic)

@@ -29,7 +29,7 @@ from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
 from common.training.evaluation import AbandonedEvaluation, evaluate, predict
-from common.training.loggers import Logger, standard_loggers
+from common.training.loggers import Logger, Record, standard_loggers
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.out_of_memory import explained_out_of_memory
@@ -86,7 +86,7 @@ class Trainer:
         self.context = context or RunContext()
         self.seed = seed
         self.units = units
-        self.strategy = build_strategy(self.config.strategy, self.config.device)
+        self.strategy = build_strategy(self.config, seed)
         self.device = self.strategy.device
         self.precision = self.strategy.precision(self.config.precision)
         self.state = TrainState()
@@ -229,6 +229,10 @@ class Trainer:
         epoch, first = self.state.epoch, self.state.batch
         end = min(first + self.config.accumulate, self.train_loader.num_batches(epoch))
         return [i for batch in range(first, end) for i in self.train_loader.indices(epoch, batch)]
+
+    def report(self, record: Record) -> None:
+        """Give the loggers a record beside those of training and validation."""
+        self._reporter.emit(record)
 
     def save(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this moment; ``None`` without a run directory."""

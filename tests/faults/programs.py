@@ -156,7 +156,7 @@ def train(
         at_step: An update, and what is called after it.
         values: Of ``TrainerConfig``.
     """
-    strategy = build_strategy("auto", "cpu")
+    strategy = build_strategy(TrainerConfig(strategy="auto", device="cpu"))
 
     def send() -> None:
         if signal_rank not in (None, strategy.rank):

@@ -141,7 +141,7 @@ def interrupted(directory: Path, strategy: str, stop: StopAt) -> None:
 
 def main(strategy: str, root: Path) -> None:
     """Every scenario, one after the other; each leaves a run directory or a file."""
-    group = build_strategy(strategy, "cpu")
+    group = build_strategy(TrainerConfig(strategy=strategy, device="cpu"))
 
     def note(name: str, value: Any) -> None:
         (root / f"{name}-{group.rank}.json").write_text(json.dumps(value))

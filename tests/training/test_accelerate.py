@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.training import TrainerConfig
 from common.training.strategies import build_strategy
 from common.utils.errors import ConfigError
 from tests.training.ranks import STEPS, train
@@ -25,9 +26,9 @@ def test_accelerate_goes_on_where_one_process_stopped(ran: Ran) -> None:
 
 
 def test_the_launcher_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build_strategy("auto", "cpu").name == "single"
+    assert build_strategy(TrainerConfig(strategy="auto", device="cpu")).name == "single"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    strategy = build_strategy("auto", "cpu")
+    strategy = build_strategy(TrainerConfig(strategy="auto", device="cpu"))
     assert strategy.name == "accelerate"
     assert strategy.precision("fp32").name == "bf16"  # the default gives way to the launch
     assert strategy.precision("bf16").name == "bf16"
@@ -36,12 +37,12 @@ def test_the_launcher_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -
 def test_two_precisions_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ConfigError, match=r"trainer\.precision is fp16, .* mixed_precision bf16"):
-        build_strategy("accelerate", "cpu").precision("fp16")
+        build_strategy(TrainerConfig(strategy="accelerate", device="cpu")).precision("fp16")
 
 
 def test_another_device_than_accelerates_is_refused() -> None:
     with pytest.raises(ConfigError, match="Accelerate decides the device"):
-        build_strategy("accelerate", "cpu:1")
+        build_strategy(TrainerConfig(strategy="accelerate", device="cpu:1"))
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
@@ -50,7 +51,7 @@ def test_without_a_launcher_a_line_says_how_to_launch(
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match=rf"strategy={name} needs a launcher.*torchrun"):
-        build_strategy(name, "cpu")
+        build_strategy(TrainerConfig(strategy=name, device="cpu"))
 
 
 def test_an_update_makes_one_exchange_beside_the_gradients(ran: Ran) -> None:

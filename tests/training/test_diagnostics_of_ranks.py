@@ -18,7 +18,7 @@ from common.training.lr_finder import find_learning_rate
 from common.training.strategies import build_strategy
 from tests.training.test_gradient_callbacks import STILL, Linear, linear_data
 
-strategy = build_strategy("auto", "cpu")
+strategy = build_strategy(TrainerConfig(strategy="auto", device="cpu"))
 data, _ = linear_data(12)
 # A batch of 7 and one of 5: two processes take 4 + 3 and 3 + 2 examples.
 batches = [{k: v[:7] for k, v in data.items()}, {k: v[7:] for k, v in data.items()}]

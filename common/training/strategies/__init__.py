@@ -2,39 +2,46 @@
 
 import os
 
+from common.training.config import TrainerConfig
 from common.training.strategies.base import Strategy
-from common.utils.errors import ConfigError
 
 __all__ = ["Strategy", "build_strategy"]
 
 
-def build_strategy(name: str, device: str = "auto") -> Strategy:
-    """The strategy of ``trainer.strategy``.
+def build_strategy(config: TrainerConfig, seed: int = 0) -> Strategy:
+    """The strategy that ``config.strategy`` names.
 
     ``auto`` is ``accelerate`` under ``accelerate launch``, ``ddp`` under ``torchrun`` with several
     processes, and otherwise ``single``.
+
+    Args:
+        config: The trainer's values.
+        seed: The run's, for a strategy that draws.
 
     Raises:
         ConfigError: if the process was not started as the strategy needs, or PyTorch sees no such
             device.
     """
+    name = config.strategy
     if name == "auto":
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         name = "ddp" if several else "single"
         if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by every `accelerate launch`
             name = "accelerate"
-    if name == "single":
-        return Strategy(device)
     if name == "ddp":
         from common.training.strategies.distributed import DDPStrategy
 
-        return DDPStrategy(device)
+        return DDPStrategy(config.device)
     if name == "fsdp":
         from common.training.strategies.fsdp import FSDPStrategy
 
-        return FSDPStrategy(device)
+        return FSDPStrategy(config.device)
     if name == "accelerate":
         from common.training.strategies.accelerated import AcceleratedStrategy
 
-        return AcceleratedStrategy(device)
-    raise ConfigError(f"trainer.strategy is '{name}', which cannot be built from its name alone")
+        return AcceleratedStrategy(config.device)
+    if name == "private":
+        from common.training.privacy.strategy import PrivateStrategy
+
+        return PrivateStrategy(config, seed)
+    return Strategy(config.device)

@@ -21,7 +21,7 @@ from common.training.precision import Precision
 from common.training.task import Task
 from common.training.update import TrainStep, Updater
 from common.utils.checkpoint import load_weights
-from common.utils.errors import ConfigError, RepriseError
+from common.utils.errors import CheckpointError, ConfigError, RepriseError
 
 
 class Strategy:
@@ -130,7 +130,16 @@ class Strategy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """The inverse of ``state_dict``.
+
+        Raises:
+            CheckpointError: if another strategy left something that this one would forget.
+        """
+        if state:
+            raise CheckpointError(
+                f"the checkpoint holds the state of another strategy ({', '.join(state)}), which "
+                "this one would forget; resume with the trainer.strategy of before"
+            )
 
     def release(self, task: Task) -> None:
         """Give back a trained task whole: ordinary parameters on every rank, no hooks."""
