@@ -1,9 +1,9 @@
 """Cached greedy and beam decoding against Hugging Face ``generate``: tokens per second, same tokens.
 
-Both libraries compute the same function: a MarianMT (post-norm, sinusoidal positions, one shared
-embedding) gets the weights of our ``Transformer``, and their logits are compared before anything
-is timed. Every sentence gets the same number of new tokens (no end symbol is given to either), and
-the tokens must be equal. The two take turns in one process; the medians are reported.
+Both libraries compute the same function: a MarianMT (post-norm, sinusoidal positions) gets the
+weights of our ``Transformer``, and their logits are compared before anything is timed. Every
+sentence gets the same number of new tokens (neither is given an end symbol), and the tokens must
+be equal. The two take turns in one process; the medians are reported.
 
     python -m benchmarks.decoding --output decoding.json
 """
@@ -40,15 +40,51 @@ class Comparison:
     hf_tokens_per_s: float
     ratio: float  # median over the rounds of (their time / our time)
     same_tokens: bool
+    distinct_tokens: int  # in what was generated: how hard "the same" is
+
+
+def talkative_transformer(
+    vocab_size: int, d_model: int, heads: int, layers: int, sharpness: float = 3.0
+) -> Transformer:
+    """A random model whose next token depends on the last, so that its sentences are varied.
+
+    Fresh weights wash the last token out and repeat one token for ever, which would make equal
+    tokens a weak test. Here the sub-layers add less and the logits' deviation is ``sharpness``.
+    """
+    model = Transformer(
+        vocab_size,
+        d_model,
+        heads,
+        layers,
+        layers,
+        4 * d_model,
+        tie_embeddings=False,
+        max_len=512,
+        pad_id=PAD,
+    ).eval()
+    with torch.no_grad():
+        for layer in model.decoder:
+            for part in (layer.attention.out_proj, layer.cross_attention.out_proj):
+                part.weight.mul_(0.25)
+            layer.feed_forward.linear2.weight.mul_(0.25)
+        source, target = torch.randint(3, vocab_size, (2, 16, 32))
+        hidden = model.hidden(source, target).flatten(0, 1)
+        model.decoder[-1].feed_forward_residual.norm.bias.sub_(hidden.mean(0))
+        deviation = ((hidden - hidden.mean(0)) @ model.output_weight.T).std()
+        model.output_weight.mul_(sharpness / deviation)
+    return model
 
 
 def marian_like(model: Transformer) -> MarianMTModel:
-    """A MarianMT that computes the same function as ``model``, with copies of its weights."""
+    """A MarianMT that computes the same function as an untied ``model``, with its weights."""
     layer = model.encoder[0]
     heads, inner = layer.attention.num_heads, layer.feed_forward.linear1.out_features
     vocab_size = len(model.output_weight)
     config = MarianConfig(
         vocab_size=vocab_size,
+        decoder_vocab_size=vocab_size,
+        share_encoder_decoder_embeddings=False,
+        tie_word_embeddings=False,
         d_model=model.d_model,
         encoder_layers=len(model.encoder),
         decoder_layers=len(model.decoder),
@@ -66,10 +102,12 @@ def marian_like(model: Transformer) -> MarianMTModel:
         dropout=0.0,
     )
     theirs = MarianMTModel(config).eval()
-    weights = {"final_logits_bias": torch.zeros(1, vocab_size)}
-    for name in ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
-        weights[f"{name}.weight"] = model.output_weight
-    weights["lm_head.weight"] = model.output_weight
+    weights = {
+        "final_logits_bias": torch.zeros(1, vocab_size),
+        "model.encoder.embed_tokens.weight": model.source_embedding.weight,
+        "model.decoder.embed_tokens.weight": model.target_embedding.weight,
+        "lm_head.weight": model.output_weight,
+    }
     # Marian puts all sines before all cosines; the order of a table's columns is the weights'.
     weights["model.encoder.embed_positions.weight"] = model.source_positions.table
     weights["model.decoder.embed_positions.weight"] = model.target_positions.table
@@ -112,15 +150,14 @@ def hf_generate(
     model: MarianMTModel, source: Tensor, new_tokens: int, beam_size: int
 ) -> list[list[int]]:
     """What ``generate`` returns without the start symbol, sums of log-probabilities compared."""
+    beams = {"num_beams": beam_size, "length_penalty": 0.0, "early_stopping": "never"}
     output = model.generate(
         source,
         attention_mask=(source != PAD).long(),
         max_new_tokens=new_tokens,
-        num_beams=beam_size,
         do_sample=False,
-        length_penalty=0.0,
-        early_stopping="never" if beam_size > 1 else None,
         use_cache=True,
+        **(beams if beam_size > 1 else {}),
     )
     return output[:, 1:].tolist()
 
@@ -160,7 +197,8 @@ def compare(
         "ours": lambda: our_generate(ours, source, options.new_tokens, beam_size),
         "hf": lambda: hf_generate(theirs, source, options.new_tokens, beam_size),
     }
-    same = contenders["ours"]() == contenders["hf"]()
+    generated = contenders["ours"]()
+    same = generated == contenders["hf"]()
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     seconds = measure(contenders, options.rounds, clock)
     tokens = batch_size * options.new_tokens
@@ -175,6 +213,7 @@ def compare(
             hf / our for our, hf in zip(seconds["ours"], seconds["hf"], strict=True)
         ),
         same_tokens=same,
+        distinct_tokens=len({token for sentence in generated for token in sentence}),
     )
 
 
@@ -211,16 +250,7 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    ours = Transformer(
-        options.vocab_size,
-        options.d_model,
-        options.heads,
-        options.layers,
-        options.layers,
-        4 * options.d_model,
-        max_len=512,
-        pad_id=PAD,
-    ).eval()
+    ours = talkative_transformer(options.vocab_size, options.d_model, options.heads, options.layers)
     theirs = marian_like(ours)
     source = random_sources(4, options.vocab_size, 5, 12)
     target = torch.randint(3, options.vocab_size, (4, 9))

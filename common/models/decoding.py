@@ -34,7 +34,7 @@ class SequenceModel(Protocol):
         """Read the sources once; returns a ``SearchState`` with room for ``max_len`` tokens."""
 
     def step(self, tokens: Int[Tensor, "R"], state: Any) -> Float[Tensor, "R V"]:
-        """Read one token per row; return the logits of the next, which a search may overwrite.
+        """Read one token per row; return the logits of the next.
 
         R is a multiple of B: each group of R / B rows continues one source.
         """
@@ -61,27 +61,24 @@ def top_log_probs(
 ) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
     """The k largest log-probabilities of each row and their tokens (all V where V < k).
 
-    Only the k blocks with the largest maxima can hold the k largest logits, so that the slow
-    selection sees k blocks instead of the whole vocabulary. Float32 logits are overwritten.
+    Only the k blocks with the largest maxima can hold the k largest, so that the slow selection
+    sees k blocks instead of the whole vocabulary.
     """
     rows, vocab_size = logits.shape
-    logits = logits.float()
+    log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
     blocks = vocab_size // block
-    if k < blocks:
-        whole = logits[:, : blocks * block].unflatten(1, (blocks, block))
-        best = whole.amax(dim=-1).topk(k).indices
-        inside = torch.arange(block, device=logits.device)
-        behind = torch.arange(blocks * block, vocab_size, device=logits.device)
-        tokens = torch.cat(
-            [(best[:, :, None] * block + inside).flatten(1), behind.expand(rows, -1)], dim=1
-        )
-        top, chosen = logits.gather(1, tokens).topk(k)
-        tokens = tokens.gather(1, chosen)
-    else:
-        top, tokens = logits.topk(min(k, vocab_size))
-    largest = top[:, :1]
-    log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_() + largest
-    return top - log_sum, tokens
+    if k >= blocks:
+        top = log_probs.topk(min(k, vocab_size))
+        return top.values, top.indices
+    whole = log_probs[:, : blocks * block].unflatten(1, (blocks, block))
+    best = whole.amax(dim=-1).topk(k).indices
+    inside = torch.arange(block, device=logits.device)
+    behind = torch.arange(blocks * block, vocab_size, device=logits.device)
+    tokens = torch.cat(
+        [(best[:, :, None] * block + inside).flatten(1), behind.expand(rows, -1)], dim=1
+    )
+    values, chosen = log_probs.gather(1, tokens).topk(k)
+    return values, tokens.gather(1, chosen)
 
 
 @torch.inference_mode()
@@ -127,12 +124,13 @@ def greedy_decode(
             read.append(tokens)
         going = []
         for row, (i, new) in enumerate(zip(active, torch.stack(read, 1).tolist(), strict=True)):
-            decoded[i] = [*decoded[i], *new][: limits[i]]
+            new = new[: limits[i] - len(decoded[i])]
             if eos_id in new:
-                end = length - steps + new.index(eos_id)
-                decoded[i] = decoded[i][:end]
-            elif length < limits[i]:
-                going.append(row)
+                decoded[i] += new[: new.index(eos_id)]
+            else:
+                decoded[i] += new
+                if length < limits[i]:
+                    going.append(row)
         if not going:
             return decoded
         if len(going) < len(active):
@@ -248,7 +246,7 @@ class _Beams:
         # A row ends in one way only, so these hold its best candidates that do not end as well.
         log_probs, tokens = top_log_probs(logits, size + 1)
         width = log_probs.shape[1]
-        tokens, order = tokens.sort(dim=1)  # equal scores: lowest token first
+        tokens, order = tokens.sort(dim=1)  # equal scores: the lowest token first
         totals = log_probs.gather(1, order) + self._scores.view(-1, 1)
         totals, places = totals.view(sentences, -1).sort(dim=1, descending=True, stable=True)
         totals, places = totals[:, : 2 * size], places[:, : 2 * size]
