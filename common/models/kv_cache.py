@@ -129,7 +129,6 @@ class KVCache:
         )
         mask = self._mask.view(sentences, self.group, slots)
         mask[:, :, :most] = mask.gather(2, kept[:, None].expand(-1, self.group, -1))
-        mask[:, :, most:] = self._closed
         self._filled = most
         return True
 
