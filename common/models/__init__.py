@@ -2,7 +2,6 @@
 
 from common.models.attention import (
     KeyValue,
-    KVCache,
     MultiHeadAttention,
     causal_mask,
     scaled_dot_product,
@@ -16,9 +15,11 @@ from common.models.decoding import (
     length_penalty_factor,
 )
 from common.models.dropout import Dropout
+from common.models.incremental import DecoderState
+from common.models.kv_cache import KVCache
 from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from common.models.resnet import ResNet
-from common.models.transformer import DecoderState, Transformer
+from common.models.transformer import Transformer
 from common.models.vit import VisionTransformer
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, multi-head attention, and the key-value cache for decoding.
+"""Scaled dot-product attention and multi-head attention.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762), section 3.2.
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from common.utils.errors import ConfigError
@@ -82,58 +82,6 @@ class KeyValue(NamedTuple):
     value: Float[Tensor, "B H S E"]
 
 
-class KVCache:
-    """Keys and values of the tokens decoded so far, for one self-attention layer.
-
-    The buffer is allocated once, with time in front: a step writes one contiguous slice in place,
-    and the filled part that a reordering copies is contiguous too. For decoding only: what is
-    written in place cannot be differentiated.
-
-    Args:
-        capacity: The most tokens that will be appended.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.length = 0
-        self._buffer: Tensor | None = None  # (capacity, 2, R, H, E)
-        self._spare: Tensor | None = None
-
-    def append(
-        self, key: Float[Tensor, "R H T E"], value: Float[Tensor, "R H T E"]
-    ) -> tuple[Float[Tensor, "R H S E"], Float[Tensor, "R H S E"]]:
-        """Write the new tokens' keys and values; return views of all S tokens so far.
-
-        Raises:
-            ValueError: the cache is full.
-        """
-        rows, heads, new, width = key.shape
-        if self._buffer is None:
-            self._buffer = key.new_empty(self.capacity, 2, rows, heads, width)
-        end = self.length + new
-        if end > self.capacity:
-            raise ValueError(
-                f"cannot append {new} tokens after {self.length}: the cache was made for "
-                f"{self.capacity}; make it with a larger capacity"
-            )
-        self._buffer[self.length : end, 0] = rearrange(key, "r h t e -> t r h e")
-        self._buffer[self.length : end, 1] = rearrange(value, "r h t e -> t r h e")
-        self.length = end
-        keys, values = rearrange(self._buffer[:end], "t two r h e -> two r h t e")
-        return keys, values
-
-    def reorder(self, rows: Int[Tensor, "N"]) -> None:
-        """Row n continues what row ``rows[n]`` was; rows may repeat, and there may be fewer."""
-        if self._buffer is None:
-            return
-        if self._spare is None or self._spare.shape[2] != len(rows):
-            capacity, two, _, heads, width = self._buffer.shape
-            self._spare = self._buffer.new_empty(capacity, two, len(rows), heads, width)
-        filled = slice(0, self.length)
-        torch.index_select(self._buffer[filled], 2, rows, out=self._spare[filled])
-        self._buffer, self._spare = self._spare, self._buffer
-
-
 class MultiHeadAttention(nn.Module):
     """MultiHead(Q, K, V) = Concat(head_1 .. head_h) W^O, section 3.2.2 of the paper.
 
@@ -175,41 +123,32 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "R T D"],
-        memory: Float[Tensor, "B S D"] | KeyValue | None = None,
+        query: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"] | None = None,
         *,
         keep: Bool[Tensor, "#B #H #T S"] | None = None,
         causal: bool = False,
-        cache: KVCache | None = None,
         need_weights: bool = False,
-    ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "B H _ _"] | None]:
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H _ _"] | None]:
         """Attend from ``query`` to ``memory``, or to itself where that is None.
 
         Args:
-            query: Queries. In cross-attention R may be g times B: consecutive groups of g rows
-                (the beams of one sentence) then share one memory, which is never repeated.
-            memory: The other sequence, or what ``project_memory`` made of it.
+            query: Queries.
+            memory: The other sequence.
             keep: True where a query may attend to a key.
             causal: A query sees no later key.
-            cache: Earlier keys and values of self-attention; the new ones are appended.
             need_weights: Also return the weights (see ``scaled_dot_product``).
         """
         if memory is None:
-            projected = rearrange(
+            queries, key, value = rearrange(
                 self.in_proj(query), "b t (three h e) -> three b h t e", three=3, h=self.num_heads
             )
-            queries, key, value = projected
-            if cache is not None:
-                key, value = cache.append(key, value)
         else:
-            if isinstance(memory, Tensor):
-                memory = self.project_memory(memory)
-            key, value = memory
+            key, value = self.project_memory(memory)
             d_model = query.shape[-1]
             queries = rearrange(
                 F.linear(query, self.in_proj.weight[:d_model], self.in_proj.bias[:d_model]),
-                "(b g) t (h e) -> b h (g t) e",
-                b=len(key),
+                "b t (h e) -> b h t e",
                 h=self.num_heads,
             )
         attended, weights = scaled_dot_product(
@@ -221,5 +160,4 @@ class MultiHeadAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             need_weights=need_weights,
         )
-        merged = rearrange(attended, "b h (g t) e -> (b g) t (h e)", t=query.shape[1])
-        return self.out_proj(merged), weights
+        return self.out_proj(rearrange(attended, "b h t e -> b t (h e)")), weights

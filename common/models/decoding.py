@@ -1,7 +1,9 @@
 """Greedy and beam search over any model that reads one token at a time.
 
 The model keeps what it has read in a state (key-value caches, the encoded source), so a step
-costs one token, not the whole prefix. Sentences that are finished leave the batch.
+costs one token, not the whole prefix. Sentences that are finished leave the batch. Everything a
+step decides stays on the device; the host looks at it after every step on a CPU, else after
+every eighth.
 
 Sources: beam search as in Vaswani et al. 2017 (arXiv 1706.03762), section 6.1; length penalty of
 Wu et al. 2016 (arXiv 1609.08144), equation 14.
@@ -9,10 +11,10 @@ Wu et al. 2016 (arXiv 1609.08144), equation 14.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -21,7 +23,7 @@ class SearchState(Protocol):
     """What a model remembers of the rows it decodes."""
 
     def reorder(self, rows: Int[Tensor, "R"], sentences: Int[Tensor, "B"] | None = None) -> None:
-        """Let row r continue what row ``rows[r]`` was; only ``sentences`` stay, if given."""
+        """Let row r continue what row ``rows[r]`` of its sentence was; only ``sentences`` stay."""
 
 
 @runtime_checkable
@@ -32,10 +34,13 @@ class SequenceModel(Protocol):
         """Read the sources once; returns a ``SearchState`` with room for ``max_len`` tokens."""
 
     def step(self, tokens: Int[Tensor, "R"], state: Any) -> Float[Tensor, "R V"]:
-        """Read one token per row; return the logits of the next, which a search may overwrite.
+        """Read one token per row; return the logits of the next.
 
         R is a multiple of B: each group of R / B rows continues one source.
         """
+
+
+_STEPS_BETWEEN_LOOKS = 8  # where the host would have to wait for the device
 
 
 def length_limits(
@@ -56,27 +61,24 @@ def top_log_probs(
 ) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
     """The k largest log-probabilities of each row and their tokens (all V where V < k).
 
-    Only the k blocks with the largest maxima can hold the k largest logits, so that the slow
-    selection sees k blocks instead of the whole vocabulary. Float32 logits are overwritten.
+    Only the k blocks with the largest maxima can hold the k largest, so that the slow selection
+    sees k blocks instead of the whole vocabulary.
     """
     rows, vocab_size = logits.shape
-    logits = logits.float()
+    log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
     blocks = vocab_size // block
-    if k < blocks:
-        whole = logits[:, : blocks * block].unflatten(1, (blocks, block))
-        best = whole.amax(dim=-1).topk(k).indices
-        inside = torch.arange(block, device=logits.device)
-        behind = torch.arange(blocks * block, vocab_size, device=logits.device)
-        tokens = torch.cat(
-            [(best[:, :, None] * block + inside).flatten(1), behind.expand(rows, -1)], dim=1
-        )
-        top, chosen = logits.gather(1, tokens).topk(k)
-        tokens = tokens.gather(1, chosen)
-    else:
-        top, tokens = logits.topk(min(k, vocab_size))
-    largest = top[:, :1]
-    log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_() + largest
-    return top - log_sum, tokens
+    if k >= blocks:
+        top = log_probs.topk(min(k, vocab_size))
+        return top.values, top.indices
+    whole = log_probs[:, : blocks * block].unflatten(1, (blocks, block))
+    best = whole.amax(dim=-1).topk(k).indices
+    inside = torch.arange(block, device=logits.device)
+    behind = torch.arange(blocks * block, vocab_size, device=logits.device)
+    tokens = torch.cat(
+        [(best[:, :, None] * block + inside).flatten(1), behind.expand(rows, -1)], dim=1
+    )
+    values, chosen = log_probs.gather(1, tokens).topk(k)
+    return values, tokens.gather(1, chosen)
 
 
 @torch.inference_mode()
@@ -112,14 +114,22 @@ def greedy_decode(
     decoded: list[list[int]] = [[] for _ in limits]
     active = list(range(len(limits)))
     tokens = source.new_full((len(source),), bos_id)
+    length = 0
     while True:
-        tokens = model.step(tokens, state).argmax(dim=-1)
+        steps = _steps_until_a_look(source.device, length, [limits[i] for i in active])
+        length += steps
+        read = []
+        for _ in range(steps):
+            tokens = model.step(tokens, state).argmax(dim=-1)
+            read.append(tokens)
         going = []
-        for row, token in enumerate(tokens.tolist()):
-            sentence = active[row]
-            if token != eos_id:
-                decoded[sentence].append(token)
-                if len(decoded[sentence]) < limits[sentence]:
+        for row, (i, new) in enumerate(zip(active, torch.stack(read, 1).tolist(), strict=True)):
+            new = new[: limits[i] - len(decoded[i])]
+            if eos_id in new:
+                decoded[i] += new[: new.index(eos_id)]
+            else:
+                decoded[i] += new
+                if length < limits[i]:
                     going.append(row)
         if not going:
             return decoded
@@ -141,13 +151,15 @@ def beam_search(
     length_penalty: float = 0.6,
     max_len: int | Sequence[int],
 ) -> list[list[int]]:
-    """Keep the ``beam_size`` most probable hypotheses at each step.
+    """Keep the ``beam_size`` most probable unfinished hypotheses at each step.
 
-    A hypothesis that ends leaves its place, and the best one that ended, by log-probability
-    divided by lp(Y), is kept; |Y| counts the end symbol. A sentence is done when no living
-    hypothesis can still beat it, even at the length its limit allows, so stopping early never
-    changes the result. Where nothing has ended at the limit, the most probable hypothesis is
-    returned as it stands. With ``beam_size=1`` this is greedy search.
+    A hypothesis that ends while it is among the ``beam_size`` best candidates is set aside, and
+    of those the best by log-probability divided by lp(Y) is kept; |Y| counts the end symbol. The
+    places in the beam go to the best candidates that did not end. A sentence is done when no
+    living hypothesis can still beat what was set aside, even at the length its limit allows, so
+    stopping early never changes the result. Where nothing has ended at the limit, the most
+    probable hypothesis is returned as it stands. A beam of one is greedy search: its first end
+    is its end.
 
     Args:
         model: In evaluation mode (dropout is not turned off here).
@@ -173,93 +185,128 @@ def beam_search(
             f"expected at least 1 and at least 0"
         )
     limits = _limits(max_len, len(source))
+    if beam_size == 1:
+        return greedy_decode(model, source, bos_id=bos_id, eos_id=eos_id, max_len=limits)
     if not limits:
         return []
     state = model.prepare(source, max(limits))
-    searches = [_SentenceBeam(bos_id, eos_id, beam_size, length_penalty, limit) for limit in limits]
-    active = searches
+    decoded: list[list[int]] = [[] for _ in limits]
+    beams = _Beams(limits, beam_size, eos_id, length_penalty, source.device)
+    active = list(range(len(limits)))
+    tokens = source.new_full((len(source) * beam_size,), bos_id)
     while True:
-        beams = [hypothesis for search in active for hypothesis in search.beam]
-        tokens = torch.tensor([tokens[-1] for _, _, tokens in beams], device=source.device)
-        scores = torch.tensor([score for score, _, _ in beams], device=source.device)
-        log_probs, candidates = top_log_probs(model.step(tokens, state), beam_size)
-        # The best of a sentence are among the best of each of its places in the beam.
-        totals = (log_probs + scores[:, None]).view(len(active), -1)
-        top_scores, places = totals.topk(beam_size)
-        top_tokens = candidates.view(len(active), -1).gather(1, places)
-        parents = places // candidates.shape[1]
-
-        found = torch.stack([parents, top_tokens], dim=-1).tolist()
-        for search, values, indices in zip(active, top_scores.tolist(), found, strict=True):
-            search.advance(values, indices)
-        going = [i for i, search in enumerate(active) if not search.done]
-        if not going:
-            return [search.best for search in searches]
-        rows = [i * beam_size + parent for i in going for _, parent, _ in active[i].beam]
-        shrinks = len(going) < len(active)
-        if shrinks or rows != list(range(len(rows))):
-            state.reorder(
-                torch.tensor(rows, device=source.device),
-                torch.tensor(going, device=source.device) if shrinks else None,
-            )
-        active = [active[i] for i in going]
+        for _ in range(_steps_until_a_look(source.device, beams.length, beams.limits)):
+            tokens, rows = beams.advance(model.step(tokens, state))
+            state.reorder(rows)
+        done = beams.done.tolist()
+        if any(done):
+            for row in (row for row, is_done in enumerate(done) if is_done):
+                decoded[active[row]] = beams.best(row)
+            going = [row for row, is_done in enumerate(done) if not is_done]
+            if not going:
+                return decoded
+            sentences = torch.tensor(going, device=source.device)
+            rows = beams.keep(sentences)
+            state.reorder(rows, sentences)
+            tokens = tokens[rows]
+            active = [active[row] for row in going]
 
 
-class _Hypothesis(NamedTuple):
-    score: float  # log-probability of its tokens
-    parent: int  # its place in the beam one step before
-    tokens: list[int]  # with the start symbol
+class _Beams:
+    """The hypotheses of B sentences, K for each: what is alive and the best that has ended.
 
+    A hypothesis is its place in the beam and, for each step, the token and the parent's place one
+    step before.
+    """
 
-class _SentenceBeam:
-    """The search of one sentence: its living hypotheses and the best one that has ended."""
-
-    def __init__(self, bos_id: int, eos_id: int, beam_size: int, alpha: float, limit: int) -> None:
+    def __init__(
+        self, limits: list[int], beam_size: int, eos_id: int, alpha: float, device: torch.device
+    ) -> None:
+        self.length = 0
+        self.limits = limits
+        self.beam_size = beam_size
         self.eos_id = eos_id
         self.alpha = alpha
-        self.limit = limit
-        self.done = False
-        self.best: list[int] = []
-        self.best_score = -math.inf
+        self._history: list[Tensor] = []  # per step (2, B, K): tokens and parents
         # An empty place has the score -inf; at first only one is taken.
-        self.beam = [
-            _Hypothesis(-math.inf if place else 0.0, 0, [bos_id]) for place in range(beam_size)
-        ]
+        self._scores = torch.full((len(limits), beam_size), -math.inf, device=device)
+        self._scores[:, 0] = 0.0
+        # Of the best that has ended: its penalised score, length, and place one step before.
+        self._best_score = torch.full((len(limits),), -math.inf, device=device)
+        self._best = torch.zeros(2, len(limits), dtype=torch.long, device=device)
+        self._limit = torch.tensor(limits, device=device)
+        self._kindest = torch.tensor(
+            [length_penalty_factor(limit, alpha) for limit in limits], device=device
+        )
+        self._base = torch.arange(len(limits), device=device)[:, None] * beam_size
 
-    def advance(self, scores: list[float], candidates: list[list[int]]) -> None:
-        """Take the top candidates, each a place in the beam and a token to put behind it."""
-        living = []
-        for score, (parent, token) in sorted(zip(scores, candidates, strict=True), key=_best_first):
-            if score == -math.inf:
-                break
-            tokens = self.beam[parent].tokens
-            if token != self.eos_id:
-                living.append(_Hypothesis(score, parent, [*tokens, token]))
-            elif self._penalised(score, len(tokens)) > self.best_score:
-                self.best, self.best_score = tokens[1:], self._penalised(score, len(tokens))
-        if not living:
-            self.done = True
-            return
+    def advance(self, logits: Float[Tensor, "R V"]) -> tuple[Int[Tensor, "R"], Int[Tensor, "R"]]:
+        """Choose the next tokens; returns them and the row that each new row continues."""
+        sentences, size = self._scores.shape
+        # A row ends in one way only, so these hold its best candidates that do not end as well.
+        log_probs, tokens = top_log_probs(logits, size + 1)
+        width = log_probs.shape[1]
+        tokens, order = tokens.sort(dim=1)  # equal scores: the lowest token first
+        totals = log_probs.gather(1, order) + self._scores.view(-1, 1)
+        totals, places = totals.view(sentences, -1).sort(dim=1, descending=True, stable=True)
+        totals, places = totals[:, : 2 * size], places[:, : 2 * size]
+        tokens = tokens.view(sentences, -1).gather(1, places)
+        parents = places // width
+        ended = tokens == self.eos_id
 
-        first = living[0]
-        length = len(first.tokens) - 1
-        if length == self.limit:
-            self.done = True
-            if self.best_score == -math.inf:
-                self.best = first.tokens[1:]
-            return
+        self.length += 1
+        score, place = totals[:, :size].masked_fill(~ended[:, :size], -math.inf).max(dim=1)
+        score = score / length_penalty_factor(self.length, self.alpha)
+        better = (score > self._best_score) & (self._limit >= self.length)
+        self._best_score = score.where(better, self._best_score)
+        found = torch.stack(
+            [torch.full_like(place, self.length), parents.gather(1, place[:, None])[:, 0]]
+        )
+        self._best = found.where(better, self._best)
+
+        living = ended.sort(dim=1, stable=True).indices[:, :size]
+        self._scores = totals.masked_fill(ended, -math.inf).gather(1, living)
+        tokens, parents = tokens.gather(1, living), parents.gather(1, living)
+        self._history.append(torch.stack([tokens, parents]))
+        return tokens.view(-1), (self._base[:sentences] + parents).view(-1)
+
+    @property
+    def done(self) -> Bool[Tensor, "B"]:
+        """True where the limit is reached or the best that has ended cannot be beaten."""
         # A log-probability only falls; at best it stays, and the limit is the kindest divisor.
-        self.done = self._penalised(first.score, self.limit) <= self.best_score
-        empty = first._replace(score=-math.inf)
-        self.beam = living + [empty] * (len(self.beam) - len(living))
+        beaten = self._scores[:, 0] / self._kindest <= self._best_score
+        return beaten | (self._limit <= self.length)
 
-    def _penalised(self, score: float, length: int) -> float:
-        return score / length_penalty_factor(length, self.alpha)
+    def best(self, sentence: int) -> list[int]:
+        """The result of a sentence that is done."""
+        length, place = self._best[:, sentence].tolist()
+        found = []
+        if math.isinf(self._best_score[sentence]):  # nothing has ended: the best as it stands
+            length, place = self.limits[sentence] + 1, 0
+        history = (
+            torch.stack(self._history[: length - 1])[:, :, sentence].tolist() if length > 1 else []
+        )
+        for tokens, parents in reversed(history):
+            found.append(tokens[place])
+            place = parents[place]
+        return found[::-1]
+
+    def keep(self, sentences: Int[Tensor, "B"]) -> Int[Tensor, "R"]:
+        """Only these stay; returns their rows."""
+        rows = (self._base[sentences] + torch.arange(self.beam_size, device=sentences.device)).view(
+            -1
+        )
+        self.limits = [self.limits[i] for i in sentences.tolist()]
+        self._history = [step[:, sentences] for step in self._history]
+        self._scores, self._best_score = self._scores[sentences], self._best_score[sentences]
+        self._best = self._best[:, sentences]
+        self._limit, self._kindest = self._limit[sentences], self._kindest[sentences]
+        return rows
 
 
-def _best_first(candidate: tuple[float, list[int]]) -> tuple[float, list[int]]:
-    score, place_and_token = candidate
-    return -score, place_and_token
+def _steps_until_a_look(device: torch.device, length: int, limits: list[int]) -> int:
+    """How many steps to make before the host looks at what came of them."""
+    return 1 if device.type == "cpu" else min(_STEPS_BETWEEN_LOOKS, max(limits) - length)
 
 
 def _limits(max_len: int | Sequence[int], sentences: int) -> list[int]:

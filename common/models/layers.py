@@ -6,7 +6,7 @@ Source: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762), sec
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from common.models.attention import KeyValue, KVCache, MultiHeadAttention
+from common.models.attention import MultiHeadAttention
 from common.models.dropout import Dropout
 
 
@@ -51,13 +51,13 @@ class Residual(nn.Module):
         self.dropout = Dropout(dropout)
         self.pre = norm == "pre"
 
-    def enter(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def enter(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.norm(x) if self.pre else x
 
     def leave(
-        self, x: Float[Tensor, "B T D"], output: Float[Tensor, "B T D"]
-    ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(output)
+        self, x: Float[Tensor, "*B D"], output: Float[Tensor, "*B D"]
+    ) -> Float[Tensor, "*B D"]:
+        x = x + (self.dropout(output) if self.training else output)
         return x if self.pre else self.norm(x)
 
 
@@ -114,16 +114,15 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "R T D"],
-        memory: Float[Tensor, "B S D"] | KeyValue,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"],
         memory_keep: Bool[Tensor, "B 1 1 S"] | None = None,
-        cache: KVCache | None = None,
         need_weights: bool = False,
-    ) -> tuple[Float[Tensor, "R T D"], Tensor | None, Tensor | None]:
+    ) -> tuple[Float[Tensor, "B T D"], Tensor | None, Tensor | None]:
         """The new states, and the weights of self- and cross-attention if they are needed."""
         residual = self.attention_residual
         attended, weights = self.attention(
-            residual.enter(x), causal=True, cache=cache, need_weights=need_weights
+            residual.enter(x), causal=True, need_weights=need_weights
         )
         x = residual.leave(x, attended)
 

@@ -8,7 +8,6 @@ Sequences are padded on the right with ``pad_id``.
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -16,36 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from common.models.attention import KeyValue, KVCache, MultiHeadAttention
+from common.models.attention import MultiHeadAttention
 from common.models.dropout import Dropout
+from common.models.incremental import DecoderState
 from common.models.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
 from common.models.positions import LearnedPositions, SinusoidalPositions
 from common.utils.errors import ConfigError
-
-
-class DecoderState:
-    """What the decoder remembers between two steps of a search.
-
-    Args:
-        memory: Per layer, the source's projected keys and values (B sentences).
-        source_mask: True where the source is not padding.
-        cache: Per layer, the keys and values of the R rows decoded so far.
-    """
-
-    def __init__(
-        self, memory: list[KeyValue], source_mask: Bool[Tensor, "B S"], cache: list[KVCache]
-    ) -> None:
-        self.memory = memory
-        self.source_mask = source_mask
-        self.cache = cache
-
-    def reorder(self, rows: Int[Tensor, "R"], sentences: Int[Tensor, "B"] | None = None) -> None:
-        """Row r continues what row ``rows[r]`` was; only ``sentences`` stay, if given."""
-        for cache in self.cache:
-            cache.reorder(rows)
-        if sentences is not None:
-            self.memory = [KeyValue(key[sentences], value[sentences]) for key, value in self.memory]
-            self.source_mask = self.source_mask[sentences]
 
 
 class Transformer(nn.Module):
@@ -171,36 +146,26 @@ class Transformer(nn.Module):
 
     def decode(
         self,
-        target: Int[Tensor, "R T"],
-        memory: Float[Tensor, "B S D"] | Sequence[KeyValue],
+        target: Int[Tensor, "B T"],
+        memory: Float[Tensor, "B S D"],
         source_mask: Bool[Tensor, "B S"] | None = None,
-        cache: Sequence[KVCache] | None = None,
         maps: tuple[list[Tensor], list[Tensor]] | None = None,
-    ) -> Float[Tensor, "R T D"]:
+    ) -> Float[Tensor, "B T D"]:
         """The decoder's states, before the output matrix.
 
         Padding in the target needs no mask: it stands to the right, where causality hides it.
 
         Args:
-            target: Tokens the decoder reads, the first of them usually the start symbol. R is B,
-                or g times B where groups of g rows share a source.
-            memory: The encoder's states, or per layer what its cross-attention made of them.
+            target: Tokens the decoder reads, the first of them usually the start symbol.
+            memory: The encoder's states.
             source_mask: True where the source is not padding.
-            cache: Per layer the keys and values of earlier tokens; ``target`` continues them.
             maps: Two lists to which self- and cross-attention weights are appended.
         """
         keep = None if source_mask is None else source_mask[:, None, None]
-        start = cache[0].length if cache else 0
         x = self._target_table(target) * math.sqrt(self.d_model)
-        x = self.dropout(self.target_positions(x, start))
-        for i, layer in enumerate(self.decoder):
-            x, weights, cross_weights = layer(
-                x,
-                memory if isinstance(memory, Tensor) else memory[i],
-                keep,
-                cache=cache[i] if cache else None,
-                need_weights=maps is not None,
-            )
+        x = self.dropout(self.target_positions(x))
+        for layer in self.decoder:
+            x, weights, cross_weights = layer(x, memory, keep, need_weights=maps is not None)
             if maps is not None:
                 maps[0].append(weights)
                 maps[1].append(cross_weights)
@@ -234,17 +199,25 @@ class Transformer(nn.Module):
             "cross": torch.stack(cross),
         }
 
+    @torch.no_grad()
     def prepare(self, source: Int[Tensor, "B S"], max_len: int) -> DecoderState:
-        """Encode a source once, for up to ``max_len`` steps (see ``common.models.decoding``)."""
+        """Encode a source once, for up to ``max_len`` steps (see ``common.models.decoding``).
+
+        The state goes on with the weights of its first step, whatever becomes of the model.
+        """
         memory = self.encode(source)
-        layers = cast("Iterable[DecoderLayer]", self.decoder)
+        layers = [cast("DecoderLayer", layer) for layer in self.decoder]
         return DecoderState(
+            layers,
+            self.decoder_norm,
+            self.output_weight,
             [layer.cross_attention.project_memory(memory) for layer in layers],
             source != self.pad_id,
-            [KVCache(max_len) for _ in self.decoder],
+            max_len,
         )
 
+    @torch.no_grad()
     def step(self, tokens: Int[Tensor, "R"], state: DecoderState) -> Float[Tensor, "R V"]:
         """Logits of the next token of each row, after one more token was read."""
-        hidden = self.decode(tokens[:, None], state.memory, state.source_mask, state.cache)
-        return F.linear(hidden[:, 0], self.output_weight)
+        x = self._target_table(tokens) * math.sqrt(self.d_model)
+        return state.step(self.target_positions(x[:, None], state.length)[:, 0])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.models import (
     Transformer,
     beam_search,
+    decoding,
     greedy_decode,
     length_limits,
     length_penalty_factor,
@@ -92,15 +93,13 @@ def naive_beam_search(
             for (score, tokens), row in zip(living, logits.log_softmax(-1).tolist(), strict=True)
             for token, log_prob in enumerate(row)
         ]
-        top = sorted(candidates, key=lambda candidate: -candidate[0])[:beam_size]
-        living = [candidate for candidate in top if candidate[1][-1] != EOS]
+        candidates.sort(key=lambda candidate: -candidate[0])
         ended += [
             (score / length_penalty_factor(length, alpha), tokens[:-1])
-            for score, tokens in top
+            for score, tokens in candidates[:beam_size]
             if tokens[-1] == EOS
         ]
-        if not living:
-            break
+        living = [candidate for candidate in candidates if candidate[1][-1] != EOS][:beam_size]
     return max(ended)[1] if ended else living[0][1]
 
 
@@ -108,15 +107,42 @@ def naive_beam_search(
 def test_batched_cached_search_that_stops_early_equals_a_naive_one(
     beam_size: int, alpha: float
 ) -> None:
-    model = peaked_transformer(12, seed=2, sharpness=1.5)
-    source = sentences(12, 3, 5, 2, 4, 7, 6, 1, 9)
-    limits = [4, 12, 9, 1, 12, 12, 12, 12]
-    found = beam_search(
-        model, source, **SYMBOLS, beam_size=beam_size, length_penalty=alpha, max_len=limits
+    source_lengths, limits = (3, 5, 2, 4, 7, 6, 1, 9), [4, 12, 9, 1, 12, 12, 12, 12]
+    found_lengths = set()
+    for seed in (2, 3):
+        model = peaked_transformer(12, seed, sharpness=1.5)
+        source = sentences(12, *source_lengths)
+        found = beam_search(
+            model, source, **SYMBOLS, beam_size=beam_size, length_penalty=alpha, max_len=limits
+        )
+        for row, tokens, limit in zip(source, found, limits, strict=True):
+            naive = naive_beam_search(model, row[row != PAD][None], beam_size, alpha, limit)
+            assert tokens == naive
+        found_lengths |= {len(tokens) for tokens in found}
+    assert len(found_lengths) > 2
+
+
+def test_an_ended_hypothesis_gives_its_place_to_the_next_best() -> None:
+    # The beam of two is [end (.5), 0 (.3)] at first. 3 (.2) is third, but 0 leads on with 1 only
+    # in halves, and 3 surely: .2 beats .15.
+    chain = Chain([0.5, 0.0, 0.5, 0.0], [0.3, 0.0, 0.5, 0.2], NOTHING, [0.0, 0.0, 1.0, 0.0])
+    options = {"beam_size": 2, "length_penalty": 8.0, "max_len": 2}
+    assert beam_search(chain, source_of(1), **SYMBOLS, **options) == [[3]]
+
+
+@pytest.mark.parametrize("search", [greedy_decode, beam_search])
+def test_how_often_the_host_looks_changes_no_token(
+    search: Callable[..., list[list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = peaked_transformer(30, seed=3, sharpness=1.0)
+    source = sentences(30, *range(1, 17))
+    limits = length_limits(source, PAD, extra=10)
+    expected = search(model, source, **SYMBOLS, max_len=limits)
+    monkeypatch.setattr(
+        decoding, "_steps_until_a_look", lambda _, length, limits: min(7, max(limits) - length)
     )
-    for row, tokens, limit in zip(source, found, limits, strict=True):
-        assert tokens == naive_beam_search(model, row[row != PAD][None], beam_size, alpha, limit)
-    assert len({len(tokens) for tokens in found}) > 2
+    assert search(model, source, **SYMBOLS, max_len=limits) == expected
+    assert len({len(tokens) for tokens in expected}) > 3
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])

@@ -154,33 +154,6 @@ def test_logits_do_not_depend_on_later_target_tokens() -> None:
     assert not torch.allclose(before[:, 3], after[:, 3])
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_cached_logits_equal_uncached_ones(norm: str, positions: str) -> None:
-    torch.manual_seed(0)
-    model = tiny(norm=norm, positions=positions)
-    source, target = sentences(7, 3), sentences(5, 5, 5, 5, 5, 5)  # three rows for each source
-    state = model.prepare(source, max_len=5)
-    steps = torch.stack([model.step(target[:, t], state) for t in range(5)], dim=1)
-    whole = model(source.repeat_interleave(3, 0), target)
-    torch.testing.assert_close(steps, whole, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_reordered_state_goes_on_as_the_chosen_rows_of_the_chosen_sentences() -> None:
-    model = tiny()
-    source, target = sentences(7, 3, 5), sentences(*[4] * 6)
-    state = model.prepare(source, max_len=4)
-    for t in range(3):
-        model.step(target[:, t], state)
-    rows = torch.tensor([1, 1, 5, 4])  # the second sentence leaves
-    state.reorder(rows, torch.tensor([0, 2]))
-    step = model.step(target[rows, 3], state)
-    whole = model(source[[0, 0, 2, 2]], target[rows])
-    torch.testing.assert_close(step, whole[:, -1], rtol=0, atol=1e-5)
-
-
 def test_attention_maps_are_distributions_over_what_may_be_seen() -> None:
     model = tiny()
     source, target = sentences(5, 3), sentences(4, 4)
