@@ -97,9 +97,9 @@ class StopAt(Callback):
 
 
 def data(size: int = 200) -> tuple[TensorLoader, TensorLoader]:
-    """Shuffled training batches of 32, validation batches of 64: neither divides 200."""
+    """Training batches of 32, of which the last has 8; a last validation batch of one example."""
     rows = features(size) | {"index": torch.arange(size)}
-    return TensorLoader(rows, 32, shuffle=True, seed=1), TensorLoader(rows, 64)
+    return TensorLoader(rows, 32, shuffle=True, seed=1), TensorLoader(rows, max(size - 1, 1))
 
 
 def train(
@@ -171,7 +171,7 @@ def main(strategy: str, root: Path) -> None:
 def _evaluations(root: Path, strategy: str, note: Callable[[str, Any], None]) -> None:
     trainer = train(root / "norm", strategy, NormTask)
     note("norm", {name: value.tolist() for name, value in trainer.task.named_buffers()})
-    note("uneven", trainer.evaluate(trainer.task, data(3)[1]))  # two examples and one
+    note("uneven", trainer.evaluate(trainer.task, data(3)[1]))  # two examples, then one
     note("lonely", trainer.evaluate(trainer.task, data(1)[1]))  # rank 1 has none
 
 

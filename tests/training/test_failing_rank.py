@@ -36,4 +36,6 @@ def test_all_ranks_end_when_one_fails(tmp_path: Path, strategy: str, how: str) -
         assert "exitcode  : -9" in said  # the launcher's table names the rank
         return
     assert "error: sample 7 is damaged\n" in said
-    assert "error: rank 0 ends because another of the 2 processes ended" in said
+    # Rank 0 says why it ends, unless the launcher's SIGTERM finds it on its way out.
+    explained = "error: rank 0 ends because another of the 2 processes ended"
+    assert explained in said or "exitcode  : -15" in said
