@@ -3,44 +3,38 @@
 Both libraries compute the same function: a MarianMT (post-norm, sinusoidal positions) gets the
 weights of our ``Transformer``, and their logits are compared before anything is timed. Every
 sentence gets the same number of new tokens (neither is given an end symbol), and the tokens must
-be equal. The two take turns in one process; the medians are reported.
+be equal.
 
-    python -m benchmarks.decoding --output decoding.json
+    python -m benchmarks.decoding --json benchmarks/results/decoding.json
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import MarianConfig, MarianMTModel
 
+from benchmarks.harness import Column, Measure, Result, command_line, interleave, timed
 from common.models import MultiHeadAttention, Transformer, beam_search, greedy_decode
+from common.utils.errors import FaultError
 
 PAD, BOS, NO_END = 0, 1, -1
 
 
-@dataclass
-class Comparison:
-    """One setting: what both did, and how fast."""
-
-    batch_size: int
-    beam_size: int
-    new_tokens: int
-    clock: str
-    ours_tokens_per_s: float
-    hf_tokens_per_s: float
-    ratio: float  # median over the rounds of (their time / our time)
-    same_tokens: bool
-    distinct_tokens: int  # in what was generated: how hard "the same" is
+_LAYERS, _D_MODEL, _VOCAB_SIZE, _NEW_TOKENS = 6, 256, 8000, 64
+_HF, _OURS = "Hugging Face generate", "ours"
+_SETTINGS = {"greedy_1": (1, 1), "greedy_8": (1, 8), "beam_1": (4, 1), "beam_8": (4, 8)}
+_COLUMNS = [
+    Column(key, f"{'greedy' if beam == 1 else f'beam {beam}'}, batch {batch}", 0, key)
+    for key, (beam, batch) in _SETTINGS.items()
+]
+_NOTES = [
+    f"Tokens per second; {_LAYERS} + {_LAYERS} layers, d_model {_D_MODEL}, {_NEW_TOKENS} new "
+    f"tokens of {_VOCAB_SIZE:,}; a MarianMT with the same weights. In brackets, times Hugging Face. "
+    "Logits agree to 1e-4 and the tokens are the same, or nothing is measured."
+]
 
 
 def talkative_transformer(
@@ -172,110 +166,47 @@ def our_generate(
     return beam_search(model, source, beam_size=beam_size, length_penalty=0.0, **options)
 
 
-def measure(
-    contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds of each contender in each round; within a round they take turns (A B, A B, ...)."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for contender in contenders.values():
-        contender()
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            start = clock()
-            contender()
-            seconds[name].append(clock() - start)
-    return seconds
+def decoding(repeats: int, quick: bool = False) -> Result:
+    """Check that both compute and generate the same, then time them in turns.
 
+    Args:
+        repeats: Interleaved rounds.
+        quick: A tiny model and few tokens.
 
-def compare(
-    ours: Transformer, theirs: MarianMTModel, batch_size: int, beam_size: int, options: Any
-) -> Comparison:
-    """Check that both generate the same tokens, then time them."""
-    torch.manual_seed(options.seed)
-    source = random_sources(batch_size, options.vocab_size, 10, 24)
-    contenders = {
-        "ours": lambda: our_generate(ours, source, options.new_tokens, beam_size),
-        "hf": lambda: hf_generate(theirs, source, options.new_tokens, beam_size),
-    }
-    generated = contenders["ours"]()
-    same = generated == contenders["hf"]()
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
-    seconds = measure(contenders, options.rounds, clock)
-    tokens = batch_size * options.new_tokens
-    return Comparison(
-        batch_size=batch_size,
-        beam_size=beam_size,
-        new_tokens=options.new_tokens,
-        clock=options.clock,
-        ours_tokens_per_s=tokens / statistics.median(seconds["ours"]),
-        hf_tokens_per_s=tokens / statistics.median(seconds["hf"]),
-        ratio=statistics.median(
-            hf / our for our, hf in zip(seconds["ours"], seconds["hf"], strict=True)
-        ),
-        same_tokens=same,
-        distinct_tokens=len({token for sentence in generated for token in sentence}),
-    )
-
-
-def table(results: list[Comparison]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "| search | batch | HF tokens/s | ours tokens/s | ratio | same tokens |",
-        "|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        search = "greedy" if result.beam_size == 1 else f"beam {result.beam_size}"
-        lines.append(
-            f"| {search} | {result.batch_size} | {result.hf_tokens_per_s:.0f} "
-            f"| {result.ours_tokens_per_s:.0f} | {result.ratio:.2f}x "
-            f"| {'yes' if result.same_tokens else 'NO'} |"
-        )
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Returns 1 if the logits or the tokens differ."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--d-model", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--vocab-size", type=int, default=8000)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    ours = talkative_transformer(options.vocab_size, options.d_model, options.heads, options.layers)
+    Raises:
+        FaultError: if logits or tokens differ.
+    """
+    torch.manual_seed(0)
+    layers, d_model, new_tokens = (2, 64, 8) if quick else (_LAYERS, _D_MODEL, _NEW_TOKENS)
+    ours = talkative_transformer(_VOCAB_SIZE, d_model, 8, layers)
     theirs = marian_like(ours)
-    source = random_sources(4, options.vocab_size, 5, 12)
-    target = torch.randint(3, options.vocab_size, (4, 9))
+    check_logits(ours, theirs)
+    searches: dict[str, dict[str, Callable[[], object]]] = {_HF: {}, _OURS: {}}
+    tokens = {}
+    for key, (beam_size, batch_size) in _SETTINGS.items():
+        source = random_sources(batch_size, _VOCAB_SIZE, 10, 24)
+        searches[_HF][key] = partial(hf_generate, theirs, source, new_tokens, beam_size)
+        searches[_OURS][key] = partial(our_generate, ours, source, new_tokens, beam_size)
+        if searches[_HF][key]() != searches[_OURS][key]():
+            raise FaultError(f"beam {beam_size}, batch {batch_size}: the tokens differ")
+        tokens[key] = batch_size * new_tokens
+
+    def measured(row: str) -> Measure:
+        return lambda: {k: tokens[k] / timed(s).wall for k, s in searches[row].items()}
+
+    samples = interleave({row: measured(row) for row in searches}, repeats)
+    return Result("decoding", _COLUMNS, samples, {_OURS: _HF}, _NOTES)
+
+
+def check_logits(ours: Transformer, theirs: MarianMTModel) -> None:
+    """Raises ``FaultError`` if the two do not compute the same function."""
+    source, target = random_sources(4, _VOCAB_SIZE, 5, 12), torch.randint(3, _VOCAB_SIZE, (4, 9))
     with torch.inference_mode():
         expected = theirs(source, (source != PAD).long(), decoder_input_ids=target).logits
         difference = (ours(source, target) - expected).abs().max().item()
-    print(f"largest difference of the logits: {difference:.1e}", flush=True)
-    results = [
-        compare(ours, theirs, batch_size, beam_size, options)
-        for beam_size in (1, 4)
-        for batch_size in (1, 8)
-    ]
-    print(table(results))
-    if options.output is not None:
-        record = {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "machine": platform.processor() or platform.machine(),
-            "options": {name: str(value) for name, value in vars(options).items()},
-            "logit_difference": difference,
-            "results": [asdict(result) for result in results],
-        }
-        options.output.write_text(json.dumps(record, indent=2) + "\n")
-    return int(difference > 1e-4 or not all(result.same_tokens for result in results))
+    if difference > 1e-4:
+        raise FaultError(f"the logits differ by {difference:.1e}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command_line(decoding, repeats=9)

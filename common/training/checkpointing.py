@@ -15,7 +15,7 @@ from loguru import logger
 
 from common.training.snapshot import Snapshot
 from common.utils.checkpoint import link_checkpoint, save_checkpoint
-from common.utils.errors import CheckpointError
+from common.utils.errors import CheckpointError, RepriseError
 from common.utils.files import TEMPORARY_PREFIX
 from common.utils.threads import in_background
 
@@ -98,7 +98,7 @@ class Checkpointer:
         """Wait like ``wait``, but only log an error: another one is on its way."""
         try:
             self.wait()
-        except CheckpointError as error:
+        except RepriseError as error:
             logger.error(str(error))
 
     def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint of a run holds, and how a trainer goes on from it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import torch
 from loguru import logger
 
 from common.data.randomness import seed_generators
+from common.training.callbacks import Callback
 from common.training.meters import share_of
 from common.training.rng import rng_state, set_rng_state
 from common.training.state import TrainState
@@ -18,6 +20,22 @@ from common.utils.seeding import mix_seed
 
 if TYPE_CHECKING:
     from common.training.trainer import Trainer
+
+
+_PARTS = (
+    "state",
+    "metrics",
+    "model",
+    "optimizer",
+    "strategy",
+    "precision",
+    "meter",
+    "loader",
+    "rng",
+    "callbacks",
+    "fingerprint",
+    "context",
+)
 
 
 def capture(trainer: "Trainer") -> dict[str, Any]:
@@ -34,7 +52,7 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
         "meter": [rank["meter"] for rank in ranks],
         "loader": trainer.loader_state.state_dict() if trainer.loader_state is not None else {},
         "rng": [rank["rng"] for rank in ranks],
-        "callbacks": {type(c).__name__: c.state_dict() for c in trainer.callbacks},
+        "callbacks": {k: c.state_dict() for k, c in _named(trainer.callbacks)},
         "fingerprint": _fingerprint(trainer),
         "context": trainer.context.state_dict(),
         "config": trainer.context.to_yaml(),
@@ -60,8 +78,7 @@ def restore(trainer: "Trainer", path: Path) -> None:
     checkpoint = load_checkpoint(path, mmap=True)
     # The weights are copied into the task. The rest is kept as it is, so not in the file's memory.
     checkpoint = {k: v if k == "model" else deepcopy(v) for k, v in checkpoint.items()}
-    missing = [key for key in ("state", "model", "optimizer", "rng") if key not in checkpoint]
-    if missing:
+    if missing := [key for key in _PARTS if key not in checkpoint]:
         raise CheckpointError(f"{path} has no {', '.join(missing)}; it is not a run's checkpoint")
     ours, theirs = _fingerprint(trainer), checkpoint["fingerprint"]
     changed = [
@@ -69,16 +86,19 @@ def restore(trainer: "Trainer", path: Path) -> None:
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
-    changed += trainer.context.contradictions(checkpoint.get("context", {}))
+    changed += trainer.context.contradictions(checkpoint["context"])
     if changed:
         raise CheckpointError(
             f"{path} cannot be resumed exactly: {'; '.join(changed)}. "
             "Restore the old value, or start a new run"
         )
-    trainer.context.load_state_dict(checkpoint.get("context", {}))
+    trainer.context.load_state_dict(checkpoint["context"])
     strategy = trainer.strategy
     strategy.load_model(trainer.task, checkpoint["model"], str(path))
-    strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
+    try:
+        strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} holds the state of another optimizer: {error}") from None
     strategy.load_state_dict(checkpoint["strategy"])
     trainer.precision.load_state_dict(checkpoint["precision"])
     meters = checkpoint["meter"]
@@ -88,10 +108,18 @@ def restore(trainer: "Trainer", path: Path) -> None:
     if trainer.loader_state is not None:
         trainer.loader_state.load_state_dict(checkpoint["loader"])
     _restore_generators(trainer, checkpoint["rng"])
-    for callback in trainer.callbacks:
-        state = checkpoint["callbacks"].get(type(callback).__name__)
-        if state is not None:
-            callback.load_state_dict(state)
+    for name, callback in _named(trainer.callbacks):
+        if name in checkpoint["callbacks"]:
+            callback.load_state_dict(checkpoint["callbacks"][name])
+
+
+def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Callbacks by class; a second one of a class is ``Name-2``."""
+    seen: Counter[str] = Counter()
+    for callback in callbacks:
+        name = type(callback).__name__
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), callback
 
 
 def _restore_generators(trainer: "Trainer", states: Sequence[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ not check it; ``load_checkpoint`` does.
 """
 
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from common.utils.errors import CheckpointError
-from common.utils.files import atomic_write, fsync_dir
+from common.utils.files import atomic_write, explained_write, fsync_dir
 
 FORMAT_VERSION = 1
 _MARGIN = 1 << 20  # bytes of zip directory and plain values beside the tensors
@@ -77,13 +78,21 @@ def load_checkpoint(
     try:
         state = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:  # the unpickler of damaged bytes raises whatever it meets
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} ({size:,} bytes) cannot be read safely: {reason}") from None
+        raise CheckpointError(
+            f"{path} ({size:,} bytes) cannot be read safely: {_reason(error)}"
+        ) from None
     if isinstance(state, dict) and state.get("format", FORMAT_VERSION) != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {state['format']}, this version reads {FORMAT_VERSION}"
         )
     return state
+
+
+def _reason(error: Exception) -> str:
+    """One line. What PyTorch says of a refused global reads like advice to run it."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it refers to {found[1]}, and only tensors and plain values are read"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
@@ -97,7 +106,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             candidates.append((state["state"]["step"], path.name == "last.pt", path))
         except Exception as error:  # see load_checkpoint
-            logger.warning(f"skipping {path}: {str(error).splitlines()[:1]}")
+            logger.warning(f"skipping {path}: {_reason(error)}")
     for *_, path in sorted(candidates, reverse=True):
         try:
             load_checkpoint(path, mmap=True)
@@ -114,7 +123,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links
-        with open(source, "rb") as reader, atomic_write(target) as writer:
+        with explained_write(target), open(source, "rb") as reader, atomic_write(target) as writer:
             shutil.copyfileobj(reader, writer)
         return
     os.replace(temporary, target)
