@@ -25,10 +25,16 @@ def _tests() -> dict[str, tuple[set[int], bool]]:
     """By name: the rows a test is for, and whether only the long suite runs it."""
     found = {}
     for path in sorted(FOLDER.glob("test_*.py")):
-        for node in ast.parse(path.read_text()).body:
+        nodes = ast.parse(path.read_text()).body
+        marks = [node.value for node in nodes if isinstance(node, ast.Assign)]  # pytestmark = ...
+        of_all = _rows([mark for mark in marks if "pytest.mark.fault" in ast.unparse(mark)])
+        for node in nodes:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 slow = "pytest.mark.slow" in map(ast.unparse, node.decorator_list)
-                found[f"{path.name}::{node.name}"] = _rows(node.decorator_list), slow
+                found[f"{path.name}::{node.name}"] = (
+                    of_all | _rows(node.decorator_list),
+                    slow,
+                )
     return found
 
 
