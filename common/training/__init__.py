@@ -1,13 +1,25 @@
 """The training engine: tasks, the trainer, optimizers, schedules, callbacks, run records."""
 
-from common.training.callbacks import EMA, Callback, EarlyStopping, ReduceOnPlateau
+from common.training.batch_size import find_batch_size, settle_batch_size
+from common.training.callbacks import (
+    EMA,
+    Callback,
+    EarlyStopping,
+    GradientNoise,
+    GradientNorms,
+    Profiler,
+    ReduceOnPlateau,
+    Throughput,
+)
 from common.training.checkpointing import step_checkpoints
 from common.training.config import TrainerConfig
+from common.training.lr_finder import LearningRateRange, find_learning_rate
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.run import open_run
 from common.training.run_weights import average_checkpoints, load_run_weights
 from common.training.schedules import ScheduleConfig, build_schedule
 from common.training.state import TrainState
+from common.training.summary import ModelSummary, summarize
 from common.training.task import StepOutput, Task
 from common.training.trainer import Trainer
 
@@ -15,18 +27,28 @@ __all__ = [
     "EMA",
     "Callback",
     "EarlyStopping",
+    "GradientNoise",
+    "GradientNorms",
+    "LearningRateRange",
+    "ModelSummary",
     "OptimizerConfig",
+    "Profiler",
     "ReduceOnPlateau",
     "ScheduleConfig",
     "StepOutput",
     "Task",
+    "Throughput",
     "TrainState",
     "Trainer",
     "TrainerConfig",
     "average_checkpoints",
     "build_optimizer",
     "build_schedule",
+    "find_batch_size",
+    "find_learning_rate",
     "load_run_weights",
     "open_run",
+    "settle_batch_size",
     "step_checkpoints",
+    "summarize",
 ]

@@ -16,7 +16,7 @@ from loguru import logger
 from common.training.snapshot import Snapshot
 from common.utils.checkpoint import link_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, RepriseError
-from common.utils.files import TEMPORARY_PREFIX
+from common.utils.files import TEMPORARY_PREFIX, explained_write
 from common.utils.threads import in_background
 
 
@@ -108,8 +108,9 @@ class Checkpointer:
         if best:
             link_checkpoint(newest, self._directory / "best.pt")
         steps = step_checkpoints(self._directory)
-        for stale in steps[: max(len(steps) - self._keep, 0)]:
-            stale.unlink()
+        with explained_write(self._directory):
+            for stale in steps[: max(len(steps) - self._keep, 0)]:
+                stale.unlink()
 
 
 def step_checkpoints(directory: Path) -> list[Path]:

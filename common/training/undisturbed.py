@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.data.foreign import keeps_state
 from common.data.loaders import EpochLoader
 from common.training.rng import preserved_rng
-from common.training.strategies import Strategy
 from common.training.task import Batch
+
+if TYPE_CHECKING:
+    from common.training.strategies import Strategy
 
 
 @contextmanager
@@ -31,6 +33,6 @@ def undisturbed(loader: Any) -> Iterator[None]:
                 loader.load_state_dict(position)
 
 
-def epoch_batches(loader: EpochLoader, epoch: int, strategy: Strategy) -> Generator[Batch | None]:
+def epoch_batches(loader: EpochLoader, epoch: int, strategy: "Strategy") -> Generator[Batch | None]:
     """This rank's batches of an epoch; closing the generator ends the loader's workers."""
     yield from loader.batches(epoch, 0, strategy.rank, strategy.world_size)

@@ -7,7 +7,7 @@ the single process's.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,13 +15,15 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from common.data.loaders import EpochLoader
-from common.training.callbacks import Callback
 from common.training.gradients import clip_gradients
 from common.training.precision import Precision
 from common.training.task import Task
 from common.training.update import TrainStep, Updater
 from common.utils.checkpoint import load_weights
 from common.utils.errors import CheckpointError, ConfigError, RepriseError
+
+if TYPE_CHECKING:
+    from common.training.callbacks import Callback
 
 
 class Strategy:
@@ -82,7 +84,7 @@ class Strategy:
         """The callable that runs one training micro-batch of ``task``."""
         return task.train_step
 
-    def callbacks(self) -> list[Callback]:
+    def callbacks(self) -> "list[Callback]":
         """What the strategy itself hangs on a run."""
         return []
 
