@@ -43,12 +43,19 @@ def gradients_overflow(parameters: Sequence[Parameter]) -> bool:
 
     Every rank gets the same answer, of shards as well: PyTorch adds up what their ranks found.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
+    if not parameters:
         return False
-    found = torch.zeros((), device=gradients[0].device)
-    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+    found = torch.zeros((), device=parameters[0].device)
+    mark_overflow(parameters, found)
     return bool(found)
+
+
+def mark_overflow(parameters: Sequence[Parameter], found: Tensor) -> None:
+    """Set ``found``, a float32 scalar on the device, to 1 if a gradient is infinite or NaN."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        one = torch.ones_like(found)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
 
 
 def _gradients(parameters: Sequence[Parameter]) -> list[Tensor]:

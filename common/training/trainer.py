@@ -53,7 +53,8 @@ class Trainer:
         config: How long, on what, how often.
         run: An entered run directory for records and checkpoints; without one nothing is written.
         context: Where values come from; filled while the task is configured.
-        callbacks: Beside the ones every run has (progress, history, NaN guard).
+        callbacks: Beside the ones every run has (progress, history, NaN guard); one of their class
+            takes their place.
         loggers: Beside the ones in ``config``.
         seed: Decides the order of the data.
         units: What the loss is averaged over, for display.
@@ -111,7 +112,9 @@ class Trainer:
         self._saved_at = 0
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
+        given = {type(callback) for callback in callbacks}
         standard = standard_callbacks(records, self.config.diagnostics)
+        standard = [callback for callback in standard if type(callback) not in given]
         self.callbacks = sorted(
             [*callbacks, *self.strategy.callbacks(), *standard], key=lambda c: c.priority
         )
@@ -224,9 +227,8 @@ class Trainer:
         """End the run after the current step."""
         self._stop_reason = reason
 
-    def batch_ids(self) -> list[int]:
-        """Data-set indices of the batches in the current update, if the loader knows them."""
-        epoch, first = self.state.epoch, self.state.batch
+    def batch_ids(self, epoch: int, first: int) -> list[int]:
+        """Data-set indices of the update that begins with batch ``first``, if the loader knows."""
         end = min(first + self.config.accumulate, self.train_loader.num_batches(epoch))
         return [i for batch in range(first, end) for i in self.train_loader.indices(epoch, batch)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.data import TensorLoader
 from common.models import MultiHeadAttention, scaled_dot_product
 from common.training import Callback, OptimizerConfig, Task, Trainer, TrainerConfig
+from common.training.callbacks import NanGuard
 from common.utils import Run
 from common.utils.errors import FaultError
 from tests.training.tiny import TinyTask, TokenTask, features, loaders
@@ -50,6 +51,37 @@ def test_a_nan_stops_before_the_update_and_the_record_says_which_batch(tmp_path:
         "lr": 0.001,
         "examples": ids,
     }
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("asks", ["log", "checkpoint"])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_guard_that_does_not_wait_leaves_the_weights_of_before_the_nan(
+    tmp_path: Path, name: str, asks: str
+) -> None:
+    """As on a GPU: the optimizer skips, and the host hears of it at a log record or a checkpoint."""
+    data = features(64)
+    data["x"][29] = math.nan  # the fourth batch of eight
+    weights: list[list[Tensor]] = []
+
+    class Remember(Callback):
+        def on_step_end(self, trainer: Trainer) -> None:
+            weights.append([p.detach().clone() for p in trainer.task.parameters()])
+
+    task = TinyTask()
+    every = {"log_every": 6} if asks == "log" else {"log_every": 100, "save_every": 7}
+    config = TrainerConfig(max_epochs=1, loggers=[], **every)
+    with pytest.raises(FaultError) as caught, Run(tmp_path, 0) as run:
+        guard = NanGuard(deferred=True)
+        trainer = Trainer(config, run=run, callbacks=[guard, Remember()])
+        trainer.fit(task, TensorLoader(data, 8), optim=OptimizerConfig(name, lr=0.1))
+    assert trainer.state.step == (6 if asks == "log" else 7)
+    for part in ("step 4", "batch 3", str(list(range(24, 32)))):
+        assert part in str(caught.value)
+    assert all(map(torch.equal, weights[2], task.parameters()))
+    assert not all(map(torch.equal, weights[1], weights[2]))
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+    assert json.loads((tmp_path / "run.json").read_text())["not_finite"]["step"] == 4
 
 
 @pytest.mark.fault(24)
