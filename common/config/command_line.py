@@ -109,8 +109,8 @@ def parse_arguments(words: Sequence[str], schema: type, needs_run: bool = False)
             raise ConfigError(f"unknown option '{name}'; {_hint(name, schema, flags | values)}")
     if arguments.cfg not in (None, "job"):
         raise ConfigError(f"--cfg is '{arguments.cfg}', expected job")
-    if arguments.resume and (arguments.config or arguments.multirun):
-        other = "--config" if arguments.config else "-m"
+    if arguments.resume and (arguments.config or arguments.multirun or arguments.dry_run):
+        other = "--config" if arguments.config else "-m" if arguments.multirun else "--dry-run"
         raise ConfigError(
             f"--resume and {other} exclude each other: a resumed run goes on with its own config"
         )

@@ -24,13 +24,19 @@ def find_run(run: str | None, folder: Path) -> Path:
         for candidate in (Path(run).expanduser(), home / run):
             if candidate.is_dir():
                 return candidate
+        above = next((p for p in Path(run).absolute().parents if (p / "run.json").is_file()), None)
+        if above is not None:
+            raise ConfigError(f"{run} is inside a run; give its directory: {show_path(above)}")
         known = [path.name for path in home.glob("*/") if (path / "config.yaml").is_file()]
+        known = sorted(known)[-3:]
         hint = did_you_mean(run, known) if known else f"{show_path(home)} holds no runs"
         raise ConfigError(f"no run directory {run!r}; {hint}")
     runs = [
         path
         for path in home.glob("*/")
-        if (path / "config.yaml").is_file() and any(path.glob("checkpoints/*.pt"))
+        if (path / "config.yaml").is_file()
+        and any(path.glob("checkpoints/*.pt"))
+        and "dry-run" not in path.name
     ]
     if not runs:
         raise ConfigError(

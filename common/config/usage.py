@@ -57,7 +57,10 @@ def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool)
             parts.append("configuration files: " + ", ".join(files) + "\n")
         for group, options in groups_of(folder).items():
             parts.append(f"group {group}: {', '.join(options)}\n")
-    parts.append("keys:\n" + "".join(f"  {line}\n" for line in _keys(schema)))
+    parts.append(
+        "keys, with the schema's defaults (--cfg job shows what the files make of them):\n"
+        + "".join(f"  {line}\n" for line in _keys(schema))
+    )
     return "\n".join(parts)
 
 
@@ -70,7 +73,8 @@ def _keys(schema: type) -> list[str]:
             continue
         kind = describe(field.kind)
         if field.option.choices:
-            kind = "one of " + ", ".join(map(str, field.option.choices))
+            several = "a list of some of " if kind.startswith("a list") else "one of "
+            kind = several + ", ".join(map(str, field.option.choices))
         if field.option.limits:
             kind += f", {field.option.limits}"
         given = "no default" if default == MISSING else f"default {show(default)}"

@@ -74,6 +74,7 @@ class Torture:
         self._moments = random.Random(seed)
         self._report = Report()
         self._horizon = 0.0
+        self._last = 0
 
     def run(self, kills: int) -> Report:
         """Spend ``kills`` kills; see ``Report``.
@@ -100,18 +101,19 @@ class Torture:
             _until_saved(session, run)
             began = time.monotonic()
             _finish(session)
+        self._last = newest_step(run)
         # Twice the mean, since the draw is uniform from 0.
         self._horizon = 2 * (time.monotonic() - began) / kills
         return run
 
     def _tortured(self, kills: int) -> Path:
         """One run from its begin to its end, killed until no kill is left."""
-        run, saved, idle = None, -1, 0
+        run, saved, idle, kept = None, -1, 0, -1
         while True:
             words = self._overrides if run is None else ["--resume", str(run)]
             with Session([*self._command, *words]) as session:
                 run = run or self._directory(session)
-                if self._report.kills == kills:
+                if self._report.kills == kills or kept == self._last:
                     _finish(session)
                     return run
                 _until_saved(session, run)

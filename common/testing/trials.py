@@ -106,7 +106,9 @@ class TrialServer:
         self._count += 1
         log = Path(self._logs.name) / f"{self._count}.log"
         request = {"target": target, "arguments": arguments, "log": str(log)}
-        answer = self.ask(**request, environment={**os.environ, **(environment or {})})
+        # What is uncommitted in the working tree is no part of a trial's record.
+        surrounding = {**os.environ, "GIT_DIR": os.devnull, **(environment or {})}
+        answer = self.ask(**request, environment=surrounding)
         return Trial(self, answer["pid"], log)
 
     def run(self, target: str, *, expect: int = 0, timeout: float = 60.0, **arguments: Any) -> str:

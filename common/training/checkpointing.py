@@ -15,7 +15,7 @@ from loguru import logger
 
 from common.training.snapshot import Snapshot
 from common.utils.checkpoint import link_checkpoint, save_checkpoint
-from common.utils.errors import CheckpointError, RepriseError
+from common.utils.errors import CheckpointError
 from common.utils.files import TEMPORARY_PREFIX, explained_write
 from common.utils.threads import in_background
 
@@ -94,23 +94,25 @@ class Checkpointer:
         if pending is not None:
             pending.result()
 
-    def close(self) -> None:
-        """Wait like ``wait``, but only log an error: another one is on its way."""
-        try:
-            self.wait()
-        except RepriseError as error:
-            logger.error(str(error))
+    def name(self, path: Path, best: bool) -> None:
+        """Give the checkpoint a run goes on from its names: a kill may have come between them."""
+        if path.parent == self._directory:
+            self._link(path, best)
 
     def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
         newest = self._directory / f"step-{step}.pt"
         save_checkpoint(state, newest)
-        link_checkpoint(newest, self.last)
-        if best:
-            link_checkpoint(newest, self._directory / "best.pt")
+        self._link(newest, best)
         steps = step_checkpoints(self._directory)
         with explained_write(self._directory):
             for stale in steps[: max(len(steps) - self._keep, 0)]:
                 stale.unlink()
+
+    def _link(self, path: Path, best: bool) -> None:
+        names = [self.last] + [self._directory / "best.pt"] * best
+        for name in names:
+            if not (name.exists() and name.samefile(path)):
+                link_checkpoint(path, name)
 
 
 def step_checkpoints(directory: Path) -> list[Path]:

@@ -64,6 +64,11 @@ class Precision:
         self.scaler.update()
         return self.scaler.get_scale() >= before
 
+    def skip(self) -> None:
+        """Tell the scaler that there will be no update of what was unscaled."""
+        if self.scaler is not None:
+            self.scaler.update()
+
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state, empty without one."""
         return self.scaler.state_dict() if self.scaler else {}

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from common.training.task import Batch, tensors_of, to_device
+from common.training.task import Batch, rebuilt, tensors_of, to_device
 
 
 def read_ahead(
@@ -21,23 +21,24 @@ def read_ahead(
         device: A CUDA device.
     """
     copies = torch.cuda.Stream(device)
-    ahead: list[Batch | None] = []
+    ahead: list[tuple[Batch | None, torch.cuda.Event]] = []
     try:
         for batch in batches:
             with torch.cuda.stream(copies):
-                ahead.append(to_device(_pinned(batch), device))
+                copy = to_device(_pinned(batch), device)
+                ahead.append((copy, copies.record_event()))
             if len(ahead) > 1:
-                yield _ready(ahead.pop(0), copies)
+                yield _ready(*ahead.pop(0))
         while ahead:
-            yield _ready(ahead.pop(0), copies)
+            yield _ready(*ahead.pop(0))
     finally:
         if isinstance(batches, Generator):
             batches.close()
 
 
-def _ready(batch: Batch | None, copies: torch.cuda.Stream) -> Batch | None:
-    current = torch.cuda.current_stream(copies.device)
-    current.wait_stream(copies)
+def _ready(batch: Batch | None, copied: torch.cuda.Event) -> Batch | None:
+    current = torch.cuda.current_stream()
+    current.wait_event(copied)
     for tensor in tensors_of(batch):
         tensor.record_stream(current)  # its memory is not given away while the step still reads it
     return batch
@@ -49,5 +50,5 @@ def _pinned(batch: Batch) -> Batch:
     if isinstance(batch, Mapping):
         return {key: _pinned(value) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(_pinned(value) for value in batch)
+        return rebuilt(batch, [_pinned(value) for value in batch])
     return batch

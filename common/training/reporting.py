@@ -1,5 +1,6 @@
 """Records of a run: what the meters hold becomes a flat dict for callbacks, loggers and the eye."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -42,7 +43,7 @@ class Reporter:
         self._speed_from = (state.wall_seconds, state.units)
         if is_resumed:
             for backend in self._loggers:
-                backend.rewind(state.step)
+                backend.rewind(state.step, state.records)
 
     @property
     def seconds(self) -> float:
@@ -69,7 +70,9 @@ class Reporter:
         record["time/units_per_second"] = (state.units - units) / max(seconds - then, 1e-9)
         for hook in self._on_log:
             hook(trainer, record)
-        self.emit(record)
+        if trainer.validation_loader is None:
+            trainer.metrics = _numbers(record)
+        self.emit(trainer, record)
 
     def validate(
         self, trainer: "Trainer", around: Sequence[Callable[..., AbstractContextManager[None]]]
@@ -99,14 +102,15 @@ class Reporter:
             )
         value = record[config.monitor]
         sign = 1.0 if config.mode == "max" else -1.0
-        improved = state.best is None or sign * value > sign * state.best
+        is_better = state.best is None or sign * value > sign * state.best
+        improved = is_better and not math.isnan(value)
         if improved:
             state.best, state.best_step = value, state.step
         state.evaluated_at = state.step
         for hook in self._on_evaluation_end:
             hook(trainer, record)
-        trainer.metrics = {key: value for key, value in record.items() if isinstance(value, float)}
-        self.emit(record)
+        trainer.metrics = _numbers(record)
+        self.emit(trainer, record)
         return improved
 
     def close(self) -> None:
@@ -114,7 +118,12 @@ class Reporter:
         for backend in self._loggers:
             backend.close()
 
-    def emit(self, record: Record) -> None:
+    def emit(self, trainer: "Trainer", record: Record) -> None:
         """Hand a record to every logger."""
+        trainer.state.records += 1
         for backend in self._loggers:
             backend.log(record)
+
+
+def _numbers(record: Record) -> dict[str, float]:
+    return {key: value for key, value in record.items() if isinstance(value, float)}

@@ -14,6 +14,7 @@ from common.training.callbacks import Callback
 from common.training.meters import share_of
 from common.training.rng import rng_state, set_rng_state
 from common.training.state import TrainState
+from common.training.task import tensors_of, to_device
 from common.utils.checkpoint import load_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.seeding import mix_seed
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PARTS = (
     "state",
     "metrics",
+    "grad_norm",
     "model",
     "optimizer",
     "strategy",
@@ -45,6 +47,7 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
     return {
         "state": trainer.state.state_dict(),
         "metrics": dict(trainer.metrics),
+        "grad_norm": trainer.grad_norm,
         "model": trainer.strategy.model_state(trainer.task),
         "optimizer": trainer.strategy.optimizer_state(trainer.task, trainer.optimizer),
         "strategy": trainer.strategy.state_dict(),
@@ -60,9 +63,11 @@ def capture(trainer: "Trainer") -> dict[str, Any]:
 
 
 def expected_size(trainer: "Trainer") -> int:
-    """About how many bytes a checkpoint will take: weights, and two moments of what is trained."""
+    """About how many bytes a checkpoint will take, with two moments of what is trained."""
     weights = sum(tensor.nbytes for tensor in trainer.task.state_dict().values())
-    return weights + 2 * sum(parameter.nbytes for parameter in trainer.parameters)
+    moments = 2 * sum(parameter.nbytes for parameter in trainer.parameters)
+    extras = [tensors_of(callback.state_dict()) for callback in trainer.callbacks]
+    return weights + moments + sum(tensor.nbytes for more in extras for tensor in more)
 
 
 def restore(trainer: "Trainer", path: Path) -> None:
@@ -95,22 +100,39 @@ def restore(trainer: "Trainer", path: Path) -> None:
     trainer.context.load_state_dict(checkpoint["context"])
     strategy = trainer.strategy
     strategy.load_model(trainer.task, checkpoint["model"], str(path))
+    asked = [dict(group) for group in trainer.optimizer.param_groups]
     try:
         strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} holds the state of another optimizer: {error}") from None
+    _keep_asked_values(trainer, asked)
     strategy.load_state_dict(checkpoint["strategy"])
     trainer.precision.load_state_dict(checkpoint["precision"])
     meters = checkpoint["meter"]
-    trainer.meter.load_state_dict(share_of(meters, strategy.rank, strategy.world_size))
+    own = share_of(meters, strategy.rank, strategy.world_size)
+    trainer.meter.load_state_dict(to_device(own, trainer.device))
     trainer.state = TrainState.from_state_dict(checkpoint["state"])
-    trainer.metrics = checkpoint["metrics"]
+    trainer.metrics, trainer.grad_norm = checkpoint["metrics"], checkpoint["grad_norm"]
     if trainer.loader_state is not None:
         trainer.loader_state.load_state_dict(checkpoint["loader"])
     _restore_generators(trainer, checkpoint["rng"])
     for name, callback in _named(trainer.callbacks):
         if name in checkpoint["callbacks"]:
             callback.load_state_dict(checkpoint["callbacks"][name])
+
+
+def _keep_asked_values(trainer: "Trainer", asked: Sequence[dict[str, Any]]) -> None:
+    """What the configuration says of the optimizer now holds, also where the checkpoint differs."""
+    for group, new in zip(trainer.optimizer.param_groups, asked, strict=True):
+        for key in new.keys() & group.keys() - {"params", "lr"}:
+            name = "lr" if key == "initial_lr" else key
+            if _plain(group[key]) != _plain(new[key]):
+                logger.warning(f"optim.{name} was {group[key]}, is {new[key]} from here on")
+                group[key] = new[key]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
@@ -146,5 +168,7 @@ def _fingerprint(trainer: "Trainer") -> dict[str, Any]:
     return {
         "seed": trainer.seed,
         "batches per epoch": trainer.first_epoch_batches,
+        "examples in the first batch": trainer.first_batch_examples,
+        "optimizer": trainer.optimizer_name,
         "accumulate": trainer.config.accumulate,
     }

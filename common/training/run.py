@@ -40,7 +40,8 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
         run, resume_from = _place(config.seed, context)
         places = f"{run.directory}\n{resume_from or ''}"
     directory, resume = strategy.broadcast_text(places).split("\n")
-    run = Run(Path(directory), config.seed, is_owner=rank == 0)
+    if rank > 0:
+        run = Run(Path(directory), config.seed, is_owner=False)
     run.resume_from = Path(resume) if resume else None
     try:
         with run:
@@ -58,7 +59,8 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
 
 def _place(seed: int, context: RunContext) -> tuple[Run, Path | None]:
     if context.resume is None:
-        return Run.create(context.experiment, context.overrides, seed), None
+        words = [*context.overrides, "dry-run"] if context.dry_run else context.overrides
+        return Run.create(context.experiment, words, seed), None
     run = Run(context.resume, seed)
     newest = latest_checkpoint(run.checkpoints)
     if newest is None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,8 @@ class StopRequest:
         self.signal_number = number
         note = f"\n{signal.Signals(number).name}: saving at the next step"
         hint = " (again: stop now)" if number == signal.SIGINT else ""
-        os.write(2, f"{note}{hint}\n".encode())  # safe in a handler, unlike a logger
+        with suppress(OSError):  # whoever read it may have ended with the same Ctrl-C
+            os.write(2, f"{note}{hint}\n".encode())  # safe in a handler, unlike a logger
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -47,3 +49,4 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        self.signal_number = None

@@ -37,7 +37,8 @@ class Snapshot:
         """Make room for ``size`` bytes, in the background if that takes noticeable time."""
         if size <= self._size:
             return
-        self._size = size
+        size += size // 16 + _THREAD_WORTH // 16  # sums and histories grow from save to save
+        self._size, self._memory = size, None
         if size < _THREAD_WORTH:
             self._memory = Future()
             self._memory.set_result(self._allocate(size))

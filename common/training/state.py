@@ -18,6 +18,8 @@ class TrainState:
         best: The best value of the monitored metric so far.
         best_step: Where it was reached, -1 if nowhere.
         wall_seconds: Time spent in the loop, over all resumptions.
+        records: Records given to the loggers.
+        stopped: Why a callback ended the run, if one did.
         skipped: Updates left out because a batch had no loss units or fp16 overflowed.
     """
 
@@ -30,6 +32,8 @@ class TrainState:
     best: float | None = None
     best_step: int = -1
     wall_seconds: float = 0.0
+    records: int = 0
+    stopped: str | None = None
     skipped: int = 0
 
     def state_dict(self) -> dict[str, Any]:

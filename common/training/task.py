@@ -185,5 +185,12 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(value, device, channels_last) for value in batch)
+        return rebuilt(batch, [to_device(value, device, channels_last) for value in batch])
     return batch
+
+
+def rebuilt(sequence: Any, values: list[Any]) -> Any:
+    """``values`` as a sequence of the same kind, named tuples included."""
+    if hasattr(sequence, "_fields"):
+        return type(sequence)(*values)
+    return type(sequence)(values)

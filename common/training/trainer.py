@@ -5,9 +5,9 @@ a run is its ``TrainState``; the order of its data is a pure function of (seed, 
 random is in the checkpoint. So a run that was killed and resumed is the run that was not.
 """
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from common.config import Lifetime, RunContext, Source
+from common.config import RunContext, Source
 from common.data.foreign import as_epoch_loader, keeps_state
 from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
@@ -28,21 +28,22 @@ from common.training.cadence import Cadence, count_steps
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
-from common.training.evaluation import AbandonedEvaluation, evaluate, predict
+from common.training.evaluation import evaluate, predict
 from common.training.loggers import Logger, Record, standard_loggers
+from common.training.loop import Loop, stops_evaluation
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.out_of_memory import explained_out_of_memory
-from common.training.prefetch import read_ahead
 from common.training.reporting import Reporter
 from common.training.resume import capture, expected_size, restore
 from common.training.schedules import Schedule, ScheduleConfig, build_schedule
 from common.training.signals import StopRequest
 from common.training.state import TrainState
 from common.training.strategies import build_strategy
-from common.training.task import Batch, Task
+from common.training.streams import batches_of, first_batch_of
+from common.training.task import Task
 from common.training.update import Updater
-from common.utils.errors import DataError, InterruptedRun
+from common.utils.errors import DataError
 from common.utils.runs import Run
 
 
@@ -98,18 +99,19 @@ class Trainer:
         self.lr_scale = 1.0
         self.total_steps = 0
         self.first_epoch_batches = 0
+        self.first_batch_examples = 0
         self.train_loader: EpochLoader
         self.validation_loader: Any = None
         self.loader_state: Any = None
         self.task: Task
         self.parameters: list[Parameter] = []
         self.optimizer: Optimizer
-        self._updater: Updater
-        self._schedule: Schedule
-        self._rate = 0.0
-        self._request = StopRequest()
-        self._stop_reason: str | None = None
-        self._saved_at = 0
+        self.optimizer_name = ""
+        self.updater: Updater
+        self.schedule: Schedule
+        self.cadence: Cadence
+        self.request = StopRequest()
+        self.saved_at = 0
         self.is_main = self.strategy.rank == 0
         records = run.directory if run is not None and self.is_main else None
         given = {type(callback) for callback in callbacks}
@@ -118,16 +120,14 @@ class Trainer:
         self.callbacks = sorted(
             [*callbacks, *self.strategy.callbacks(), *standard], key=lambda c: c.priority
         )
-        self._hooks = {name: self._overriding(name) for name in HOOKS}
-        self._reporter = Reporter(
+        self.hooks = {name: self._overriding(name) for name in HOOKS}
+        self.reporter = Reporter(
             [*loggers, *standard_loggers(self.config.loggers, records)],
-            self._hooks["on_log"],
-            self._hooks["on_evaluation_end"],
+            self.hooks["on_log"],
+            self.hooks["on_evaluation_end"],
         )
         on_gpu = self.device.type == "cuda"
-        self._checkpointer = (
-            Checkpointer(run.checkpoints, self.config.keep, on_gpu) if run else None
-        )
+        self.checkpointer = Checkpointer(run.checkpoints, self.config.keep, on_gpu) if run else None
         set_up_device(self.config, self.device)
 
     # ---- the three verbs ------------------------------------------------------------------
@@ -165,24 +165,31 @@ class Trainer:
         self._prepare(task, train, validation, info, optim, schedule)
         if resume is not None:
             restore(self, resume)
-            self._saved_at = self.state.step
-        self._reporter.start(self, is_resumed=resume is not None)
+            self.saved_at = self.state.step
+            if self.checkpointer is not None and self.is_main:
+                self.checkpointer.name(resume, self.state.best_step == self.state.step)
+        if self.run is not None and self.is_main:
+            self.run.confirm()
+        self.reporter.start(self, is_resumed=resume is not None)
         task.train()
         try:
-            with self._request, explained_out_of_memory(self):
-                self._call("on_fit_start")
-                self._loop()
-                self._settle()
+            with self.request, explained_out_of_memory(self):
+                self.call("on_fit_start")
+                if self.checkpointer is not None:
+                    size = expected_size(self)  # every rank takes part
+                    if self.is_main:
+                        self.checkpointer.prepare(size)
+                Loop(self).run()
+            if self.context.dry_run and self.checkpointer is not None:
+                self.strategy.barrier()
+                restore(self, self.checkpointer.last)
             self.strategy.release(task)
-        finally:
-            if self._checkpointer is not None:
-                self._checkpointer.close()
-            self._call("on_fit_end")
-            self._reporter.close()
-        if self._stop_reason:
-            logger.info(f"stopped at step {self.state.step:,}: {self._stop_reason}")
-        if self.context.dry_run and self._checkpointer is not None:
-            restore(self, self._checkpointer.last)
+        except BaseException:
+            self._end(is_failing=True)
+            raise
+        self._end()
+        if self.state.stopped:
+            logger.info(f"stopped at step {self.state.step:,}: {self.state.stopped}")
         return self.metrics
 
     def evaluate(
@@ -201,20 +208,20 @@ class Trainer:
         """
         if not hasattr(self, "task") or task is not self.task:
             task.to(self.device)
-        with closing(self._batches(loader)) as stream:
+        with closing(batches_of(self, loader)) as stream:
             return evaluate(
                 task,
                 islice(stream, limit),
                 self.strategy,
                 self.precision,
                 prefix,
-                self._stops_evaluation,
+                partial(stops_evaluation, self),
                 self.config.channels_last,
             )
 
     def predict(self, task: Task, loader: Any) -> Iterator[Any]:
         """``task.predict_step`` of every batch, in evaluation mode."""
-        return predict(task.to(self.device), self._batches(loader), self.precision)
+        return predict(task.to(self.device), batches_of(self, loader), self.precision)
 
     # ---- what callbacks may use -----------------------------------------------------------
 
@@ -225,7 +232,7 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End the run after the current step."""
-        self._stop_reason = reason
+        self.state.stopped = reason
 
     def batch_ids(self, epoch: int, first: int) -> list[int]:
         """Data-set indices of the update that begins with batch ``first``, if the loader knows."""
@@ -234,16 +241,16 @@ class Trainer:
 
     def report(self, record: Record) -> None:
         """Give the loggers a record beside those of training and validation."""
-        self._reporter.emit(record)
+        self.reporter.emit(self, record)
 
     def save(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this moment; ``None`` without a run directory."""
-        self._saved_at = self.state.step
-        if self._checkpointer is None:
+        self.saved_at = self.state.step
+        if self.checkpointer is None:
             return None
-        self.state.wall_seconds = self._reporter.seconds
+        self.state.wall_seconds = self.reporter.seconds
         state = capture(self)
-        return self._checkpointer.save(state, self.state.step, best) if self.is_main else None
+        return self.checkpointer.save(state, self.state.step, best) if self.is_main else None
 
     # ---- phases ---------------------------------------------------------------------------
 
@@ -256,24 +263,29 @@ class Trainer:
         optim: OptimizerConfig | None,
         schedule: ScheduleConfig | None,
     ) -> None:
+        self.state, self.metrics, self.saved_at = TrainState(), {}, 0
+        self.meter.clear()
         self.loader_state = train if keeps_state(train) else None
         train = as_epoch_loader(train, self.seed)
         if count := self.config.overfit_batches:
             train = validation = FirstBatches(train, count)
+        self.first_batch_examples = len(train.indices(0, 0))
         self.train_loader = self.strategy.loader(train)
         self.validation_loader = validation
         task.configure(info or DatasetInfo(), self.context)
         self.task = accelerate_task(self.strategy.place(task), self.config)
         optimizer = build_optimizer(optim or OptimizerConfig(), task)
+        self.optimizer_name = type(optimizer).__name__
         self.optimizer = self.strategy.wrap_optimizer(optimizer)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self._updater = self.strategy.updater(
+        self.updater = self.strategy.updater(
             task, self.optimizer, self.precision, self.config.channels_last
         )
-        self._updater.is_asked_to_stop = self._request.is_set
-        self._cadence = Cadence(self.config, validation is not None)
+        self.updater.is_asked_to_stop = self.request.is_set
+        self.updater.any_batch = partial(first_batch_of, self)
+        self.cadence = Cadence(self.config, validation is not None)
         self.first_epoch_batches = self.train_loader.num_batches(0)
         if self.first_epoch_batches == 0:
             raise DataError("the training data has no batch; is the data set empty?")
@@ -281,119 +293,40 @@ class Trainer:
             1 if self.context.dry_run else count_steps(self.config, self.train_loader)
         )
         self.context.set("trainer.total_steps", self.total_steps, Source.DERIVED)
-        self._schedule = build_schedule(schedule or ScheduleConfig(), self.total_steps)
+        self.schedule = build_schedule(schedule or ScheduleConfig(), self.total_steps)
         if self.run is not None and self.is_main:
             self.run.write_config(self.context.to_yaml())
-        if self._checkpointer is not None and self.is_main:
-            self._checkpointer.prepare(expected_size(self))
 
-    # ---- the loop -------------------------------------------------------------------------
+    # ---- what the loop uses ---------------------------------------------------------------
 
-    def _loop(self) -> None:
-        self._rate = float("nan")  # the optimizer's own rates may come from a checkpoint
-        finished = self._boundary()  # a resumed run first does what its last step still owes
-        while not finished:
-            self._call("on_epoch_start")
-            epoch, count = self.state.epoch, self.train_loader.num_batches(self.state.epoch)
-            with closing(self._batches(self.train_loader, epoch, self.state.batch)) as stream:
-                while group := list(islice(stream, self.config.accumulate)):
-                    self._update(group)
-                    if self.state.batch >= count:
-                        self.state.epoch += 1
-                        self.state.batch = 0
-                    for hook in self._hooks["on_step_end"]:
-                        hook(self)
-                    if finished := self._boundary():
-                        return
-            if self.state.epoch == epoch:
-                came = self.state.batch
-                raise DataError(f"epoch {epoch} ended after {came} of its {count} batches")
-
-    def _batches(self, loader: Any, epoch: int = 0, start: int = 0) -> Any:
-        """This rank's batches; closing the iterator ends the loader's workers."""
-        strategy = self.strategy
-        batches = as_epoch_loader(loader, self.seed).batches(
-            epoch, start, strategy.rank, strategy.world_size
-        )
-        if self.device.type == "cuda" and self.loader_state is None:
-            batches = read_ahead(batches, self.device)
-        return batches
-
-    def _update(self, group: list[Batch | None]) -> None:
-        state, config = self.state, self.config
-        step = state.step + 1
-        weight = self._updater.backward(group, self.meter)
-        self.loss = self._updater.loss
-        clip = config.clip_norm
-        measures = clip or step % config.log_every == 0
-        self.grad_norm = self.strategy.clip(self.parameters, clip) if measures else None
-        rate = self._schedule(step) * self.lr_scale
-        if rate != self._rate:
-            self._rate = rate
-            for parameters in self.optimizer.param_groups:
-                parameters["lr"] = parameters["initial_lr"] * rate
-        for hook in self._hooks["before_update"]:
-            hook(self)
-        if not self._updater.apply(weight):
-            state.skipped += 1
-        state.step = step
-        state.batch += len(group)
-
-    def _boundary(self) -> bool:
-        """Between two updates: log, validate, save, and stop if somebody asked for it.
-
-        Returns:
-            Whether the run is finished.
-        """
-        state = self.state
-        step = state.step
-        finished = step >= self.total_steps or self._stop_reason is not None
-        if (finished or step % self.config.log_every == 0) and len(self.meter):
-            self._reporter.log(self)
-        improved = is_abandoned = False
-        if self._cadence.validates(state, finished):
-            try:
-                improved = self._reporter.validate(self, self._hooks["around_evaluation"])
-            except AbandonedEvaluation:
-                is_abandoned = True
-            finished = finished or self._stop_reason is not None
-        if improved or (self._saved_at != step and self._cadence.saves(state, finished)):
-            self.save(best=improved)
-        if is_abandoned or self._stop_requested():
-            if self._saved_at != step:
-                self.save()
-            self._settle()
-            self.strategy.barrier()  # who ends first has the launcher end the others, in a save too
-            number = self._request.signal_number or signal.SIGTERM
-            where = f"; resume with: {self.run.resume_command()}" if self.run else ""
-            raise InterruptedRun(
-                f"stopped by {signal.Signals(number).name} after step {step}{where}", number
-            )
-        if state.batch == 0 or self.context.step_values:  # what is over is forgotten
-            self.context.end(Lifetime.EPOCH if state.batch == 0 else Lifetime.STEP)
-        return finished
-
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait until what was saved is on the disk."""
-        if self._checkpointer is not None:
-            self._checkpointer.wait()
+        if self.checkpointer is not None:
+            self.checkpointer.wait()
 
-    def _stops_evaluation(self) -> bool:
-        if self.strategy.lockstep:  # no rank may leave while another waits for it
-            return bool(self.strategy.sum(torch.tensor(float(self._request.is_set()))))
-        return self._request.is_set()
-
-    def _stop_requested(self) -> bool:
-        several = self.strategy.world_size > 1
-        return self._updater.must_stop if several else self._request.is_set()
-
-    # ---- callbacks and loggers ------------------------------------------------------------
+    def call(self, name: str) -> None:
+        """Call the callbacks' hook ``name``."""
+        for hook in self.hooks[name]:
+            hook(self)
 
     def _overriding(self, name: str) -> list[Callable[..., Any]]:
         """The callbacks' own versions of a hook; one that is not overridden is never called."""
         base = getattr(Callback, name)
         return [getattr(c, name) for c in self.callbacks if getattr(type(c), name) is not base]
 
-    def _call(self, name: str) -> None:
-        for hook in self._hooks[name]:
-            hook(self)
+    def _end(self, is_failing: bool = False) -> None:
+        """Close everything; when an error is on its way, others on the way are only logged."""
+        closers: list[Callable[[], Any]] = [partial(h, self) for h in self.hooks["on_fit_end"]]
+        closers.append(self.reporter.close)
+        if self.checkpointer is not None:
+            closers.insert(0, self.checkpointer.wait)
+        failures: list[Exception] = []
+        for close in closers:
+            try:
+                close()
+            except Exception as failure:
+                failures.append(failure)
+        if failures and not is_failing:
+            raise failures[0]
+        for late in failures:
+            logger.error(f"{type(late).__name__}: {late}")

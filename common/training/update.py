@@ -34,6 +34,7 @@ class Updater:
 
     Attributes:
         loss: The last micro-batch's loss, detached, on the device.
+        any_batch: What a rank computes on, with weight 0, whose first batch is empty.
         is_asked_to_stop: Whether somebody asked this rank to end the run.
     """
 
@@ -56,6 +57,7 @@ class Updater:
         self._is_cpu = strategy.device.type == "cpu"
         self.loss: Tensor = torch.zeros(())
         self.is_asked_to_stop: Callable[[], bool] = lambda: False
+        self.any_batch: Callable[[], Batch | None] = lambda: None
         self._stops: Weight = 0
 
     @property
@@ -103,8 +105,11 @@ class Updater:
             Whether there was an update: not for an empty batch, or an overflow under fp16. On an
             accelerator an empty batch is not looked for, because looking would cost a wait.
         """
-        is_empty = self._is_cpu and not weight
-        was_made = not is_empty and self._precision.step(self._optimizer)
+        if self._is_cpu and not weight:
+            was_made = False
+            self._precision.skip()
+        else:
+            was_made = self._precision.step(self._optimizer)
         for parameter in self._parameters:
             parameter.grad = None
         return was_made
@@ -113,11 +118,10 @@ class Updater:
         """Forward and backward; returns the weight, of the first micro-batch over all ranks."""
         is_idle = batch is None
         if is_idle:
-            batch = self._previous
+            batch = self._previous if self._previous is not None else self.any_batch()
             if batch is None:
-                raise DataError("the first batch has fewer examples than there are processes")
-        else:
-            batch = to_device(batch, self._strategy.device, self._channels_last)
+                raise DataError("there are fewer examples than processes")
+        batch = to_device(batch, self._strategy.device, self._channels_last)
         output = self._train_step(batch)
         if is_idle:
             nothing = {key: torch.zeros_like(value) for key, value in output.metrics.items()}

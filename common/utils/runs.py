@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from typing import Any, Self
 
 from loguru import logger
 
-from common.utils.errors import FaultError, InterruptedRun
+from common.utils.errors import FaultError, InputError, InterruptedRun
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
 from common.utils.paths import get_outputs_dir, validate_name
@@ -63,6 +65,8 @@ class Run:
         self._lock: int | None = None
         self._started = 0.0
         self._record: dict[str, Any] = {}
+        self._held: dict[str, str] | None = None
+        self._is_created = False
 
     @classmethod
     def create(
@@ -92,7 +96,9 @@ class Run:
                 directory = root / (name if attempt == 1 else f"{name}-{attempt}")
                 try:
                     directory.mkdir()
-                    return cls(directory, seed)
+                    run = cls(directory, seed)
+                    run._is_created = True
+                    return run
                 except FileExistsError:
                     continue
         except OSError as error:
@@ -109,18 +115,30 @@ class Run:
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration to ``config.yaml``."""
-        atomic_write_text(self.directory / "config.yaml", text)
+        self._write("config.yaml", text)
 
     def record(self, **values: Any) -> None:
         """Add values to ``run.json``."""
         self._record.update(values)
-        atomic_write_text(self.directory / "run.json", json.dumps(self._record, indent=2) + "\n")
+        self._write("run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def confirm(self) -> None:
+        """A resumed run goes on: from here on its record is written.
+
+        Until then nothing of the earlier record is touched, so that a resume that is refused
+        leaves the run as it was.
+        """
+        held, self._held = self._held, None
+        for name, text in (held or {}).items():
+            atomic_write_text(self.directory / name, text)
 
     def resume_command(self) -> str:
-        """What to type to go on with this run."""
+        """What to type to go on with this run, with as many processes as now."""
         spec = getattr(sys.modules["__main__"], "__spec__", None)
-        program = f"-m {spec.name}" if spec is not None else sys.argv[0]
-        return f"python {program} --resume {self.directory}"
+        program = f"-m {spec.name}" if spec is not None else shlex.quote(sys.argv[0])
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        launcher = f"torchrun --standalone --nproc-per-node {count}" if count > 1 else "python"
+        return f"{launcher} {program} --resume {shlex.quote(str(self.directory))}"
 
     def __enter__(self) -> Self:
         if not self._is_owner:
@@ -141,26 +159,30 @@ class Run:
         if path.exists():  # resumed: keep the history of how it went before
             self._record = json.loads(path.read_text())
         now = versions()
-        for name, before in self._record.get("versions", {}).items():
+        last = [self._record, *self._record.get("resumed", [])][-1]
+        for name, before in last.get("versions", {}).items():
             if now.get(name) != before:
                 logger.warning(
                     f"resumed under {name} {now.get(name, '(missing)')}, was {before}: "
                     "the numbers may no longer be the uninterrupted run's to the last bit"
                 )
         code, difference = code_version()
+        part = {
+            "started": _now(),
+            "command": sys.argv,
+            "code": code,
+            "versions": now,
+            "hardware": hardware(),
+        }
+        resumed: list[Any] = self._record.get("resumed", [])
+        if self._record:
+            self._held = {}
+            resumed = [*resumed, part]
+        patch = f"uncommitted-{len(resumed)}.patch" if resumed else "uncommitted.patch"
         if difference:
-            atomic_write_text(self.directory / "uncommitted.patch", difference)
-        self.record(
-            state="running",
-            command=sys.argv,
-            seed=self._seed,
-            started=self._record.get("started", _now()),
-            resumed=[*self._record.get("resumed", []), _now()] if self._record else [],
-            code=code,
-            versions=now,
-            hardware=hardware(),
-            pid=os.getpid(),
-        )
+            self._write(patch, difference)
+        first = {"seed": self._seed, **part, "resumed": []} | self._record
+        self.record(**first | {"resumed": resumed, "state": "running", "pid": os.getpid()})
 
     def __exit__(
         self,
@@ -170,6 +192,12 @@ class Run:
     ) -> None:
         if not self._is_owner:
             return
+        if isinstance(error, InputError) and self._was_refused():
+            setup_logger()
+            self._release()
+            return
+        if error is None:
+            self.confirm()
         interrupted = isinstance(error, InterruptedRun | KeyboardInterrupt)
         state = "finished" if error is None else "interrupted" if interrupted else "failed"
         seconds = self._record.get("wall_seconds", 0.0) + time.monotonic() - self._started
@@ -187,6 +215,22 @@ class Run:
         finally:
             setup_logger()  # let go of the log file
             self._release()
+
+    def _write(self, name: str, text: str) -> None:
+        if self._held is None:
+            atomic_write_text(self.directory / name, text)
+        else:
+            self._held[name] = text
+
+    def _was_refused(self) -> bool:
+        """Whether nothing came of this run because of its input; a new one's directory goes."""
+        if self._held is not None:
+            return True
+        is_new = self._is_created and not self._record["resumed"]
+        if not is_new or (self.directory / "metrics.jsonl").exists():
+            return False
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return True
 
     def _take_ownership(self) -> None:
         path = self.directory / "owner.lock"

@@ -105,7 +105,7 @@ def test_a_run_goes_on_in_another_number_of_processes(
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(ran: Ran, strategy: str) -> None:
     root = ran(strategy)
     said = [(root / "stopped" / f"stopped-{rank}").read_text() for rank in (0, 1)]
-    assert said[0] == said[1]
+    assert said[0].startswith(said[1])  # the main rank also says how to go on
     assert f"after step {MIDDLE + 1}" in said[0]  # what one was asked travels with the next step
     assert_same_run(root / "dropout", root / "stopped")
 

@@ -302,7 +302,9 @@ def test_a_spent_budget_stays_spent(tmp_path: Path) -> None:
 def test_a_checkpoint_without_an_account_is_not_resumed(tmp_path: Path) -> None:
     with Run(tmp_path, 3) as run:
         Trainer(TrainerConfig(max_steps=2, loggers=[]), run=run, seed=3).fit(
-            TinyTask(), TensorLoader(features(N), B, shuffle=True, seed=1)
+            TinyTask(),
+            TensorLoader(features(N), B, shuffle=True, seed=1),
+            optim=OptimizerConfig("sgd", lr=0.1),
         )
     with pytest.raises(CheckpointError, match="nobody knows what its weights have spent"):
         train(directory=tmp_path, resume=tmp_path / "checkpoints" / "last.pt")

@@ -199,8 +199,8 @@ def test_a_plain_dataloader_and_a_list_of_batches_train_too() -> None:
 
 def test_a_hook_that_is_not_overridden_is_never_called() -> None:
     trainer = Trainer(callbacks=[SignalAt(1)])
-    assert trainer._hooks["on_epoch_start"] == []
-    assert len(trainer._hooks["on_step_end"]) == 1
+    assert trainer.hooks["on_epoch_start"] == []
+    assert len(trainer.hooks["on_step_end"]) == 1
 
 
 def test_bf16_trains_and_keeps_fp32_weights() -> None:

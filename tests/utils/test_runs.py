@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.utils import Run
-from common.utils.errors import FaultError, InterruptedRun, UnsafeNameError
+from common.utils.errors import ConfigError, FaultError, InterruptedRun, UnsafeNameError
 from common.utils.runs import slug
 
 
@@ -57,3 +57,48 @@ def test_a_slug_is_short_and_safe() -> None:
         "lr=1e-3_key=a-b-c_model=arc-face"
     )
     assert len(slug([f"key{i}=value" for i in range(50)])) <= 80
+
+
+def test_a_resume_that_is_refused_leaves_the_record_as_it_was(tmp_path: Path) -> None:
+    with Run(tmp_path, 0) as run:
+        run.write_config("seed: 0\n")
+        run.record(metrics={"loss": 1.0})
+    before = {name: (tmp_path / name).read_text() for name in ("run.json", "config.yaml")}
+    with pytest.raises(ConfigError), Run(tmp_path, 3) as run:
+        run.write_config("seed: 3\n")
+        run.record(metrics={})
+        raise ConfigError("seed was 0, is 3")
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+
+
+def test_a_confirmed_resume_adds_to_the_record(tmp_path: Path) -> None:
+    for seed in (0, 0):
+        with Run(tmp_path, seed) as run:
+            run.confirm()
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert [part["command"] for part in record["resumed"]] == [record["command"]]
+
+
+def test_a_new_run_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
+    run = Run.create("x", outputs=tmp_path)
+    with pytest.raises(ConfigError), run:
+        raise ConfigError("the run has no end")
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_a_run_that_failed_after_a_record_stays(tmp_path: Path) -> None:
+    run = Run.create("x", outputs=tmp_path)
+    with pytest.raises(ConfigError), run:
+        (run.directory / "metrics.jsonl").write_text("{}\n")
+        raise ConfigError("trainer.monitor is not measured")
+    assert json.loads((run.directory / "run.json").read_text())["state"] == "failed"
+
+
+def test_the_command_to_resume_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "with a space")
+    assert run.resume_command().endswith(f"--resume '{tmp_path}/with a space'")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run.resume_command().startswith("torchrun --standalone --nproc-per-node 2 ")

@@ -74,8 +74,12 @@ class NanGuard(Callback):
             trainer.optimizer.found_inf = self._found  # type: ignore[attr-defined]
 
     def before_update(self, trainer: "Trainer") -> None:
-        if trainer.precision.scaler is not None:
-            return  # the fp16 scaler leaves out such updates by itself
+        if trainer.precision.scaler is not None:  # it leaves out such updates by itself
+            scale = trainer.precision.scaler.get_scale()
+            if scale < 1.0:
+                what = f"gradients overflow fp16 at any scale (now {scale:.2g})"
+                self._stop(trainer, _position(trainer), what)
+            return
         if self._is_deferred:
             self._let_the_optimizer_look(trainer)
             return

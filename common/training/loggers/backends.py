@@ -19,7 +19,7 @@ class TensorBoardLogger:
         self._writer: Any = None
         self._summary: Any = None
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, records: int) -> None:
         self._purge_step = step + 1
 
     def log(self, record: Record) -> None:
@@ -55,7 +55,7 @@ class WandbLogger:
             resume="allow",
         )
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, records: int) -> None:
         """W&B keeps the first value it saw for a step."""
 
     def log(self, record: Record) -> None:
@@ -75,7 +75,7 @@ class TrackioLogger:
         self._trackio = trackio
         trackio.init(project=directory.parent.name, name=directory.name, resume="allow")
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, records: int) -> None:
         """trackio appends."""
 
     def log(self, record: Record) -> None:
@@ -95,7 +95,7 @@ class MlflowLogger:
         mlflow.set_experiment(directory.parent.name)
         mlflow.start_run(run_name=directory.name)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, records: int) -> None:
         """A resumed run is a new MLflow run of the same name."""
 
     def log(self, record: Record) -> None:

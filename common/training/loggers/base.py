@@ -8,8 +8,8 @@ Record = dict[str, Any]
 class Logger(Protocol):
     """A destination of records; every record has ``step`` and ``epoch``."""
 
-    def rewind(self, step: int) -> None:
-        """Forget what lies after ``step``: a resumed run writes it again."""
+    def rewind(self, step: int, records: int) -> None:
+        """Forget what lies after ``step``, or after so many records: a resumed run writes it again."""
 
     def log(self, record: Record) -> None:
         """Take one record."""

@@ -20,10 +20,10 @@ class JsonlLogger:
         self._path = path
         self._file: IO[str] | None = None
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, records: int) -> None:
         self.close()
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= step]
+            kept = self._path.read_text().splitlines()[:records]
             atomic_write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def log(self, record: Record) -> None:
@@ -38,10 +38,3 @@ class JsonlLogger:
             with suppress(OSError):  # a line that did not fit is still in the buffer
                 self._file.close()
             self._file = None
-
-
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a kill

@@ -24,7 +24,10 @@ def replace_layers(task: Task) -> None:
         fix = ModuleValidator.FIXERS.get(type(layer))
         if fix is None or not _complaints(layer):
             continue
-        replacement = fix(layer).train(layer.training)
+        # One group: Opacus' up to 32 would leave a group of a vector a single value.
+        is_vector = isinstance(layer, nn.BatchNorm1d)
+        fixed = nn.GroupNorm(1, layer.num_features, layer.eps) if is_vector else fix(layer)
+        replacement = fixed.train(layer.training)
         parent, _, child = name.rpartition(".")
         setattr(task.get_submodule(parent), child, replacement)
         logger.info(f"privacy: replaced {name}: {layer} by {replacement}")

@@ -4,6 +4,7 @@ import os
 
 from common.training.config import TrainerConfig
 from common.training.strategies.base import Strategy
+from common.utils.errors import ConfigError
 
 __all__ = ["Strategy", "build_strategy"]
 
@@ -44,4 +45,9 @@ def build_strategy(config: TrainerConfig, seed: int = 0) -> Strategy:
         from common.training.privacy.strategy import PrivateStrategy
 
         return PrivateStrategy(config, seed)
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"trainer.strategy=single, but {count} processes were launched, which would each train "
+            "alone; use trainer.strategy=auto, ddp or fsdp, or start one process"
+        )
     return Strategy(config.device)

@@ -55,6 +55,8 @@ class Strategy:
             raise ConfigError(f"trainer.device is '{device}'; use auto, cpu or cuda") from None
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"trainer.device is '{device}', but PyTorch sees no CUDA device")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # generators and waits are those of this device
 
     # ---- building, in this order ----------------------------------------------------------
 

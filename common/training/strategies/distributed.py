@@ -54,8 +54,6 @@ class DistributedStrategy(Strategy):
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         super().__init__(device)
         on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.set_device(self.device)
         if not dist.is_initialized():
             # Tensors on the host are exchanged too: weights before they are sharded.
             backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
@@ -86,7 +84,7 @@ class DistributedStrategy(Strategy):
         own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         lengths = [int(length) for length in self._all_gather(torch.tensor(len(own)))]
         rows = self.gather_rows(own).cpu().split(lengths)
-        return [torch.load(io.BytesIO(bytes(row.numpy())), weights_only=True) for row in rows]
+        return [_load(bytes(row.numpy())) for row in rows]
 
     def broadcast_text(self, text: str) -> str:
         own = torch.tensor(list(text.encode()) if self.rank == 0 else [], dtype=torch.uint8)
@@ -158,3 +156,8 @@ class TrainStepModule(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         return self.task.train_step(batch)
+
+
+def _load(content: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
