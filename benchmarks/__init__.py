@@ -12,4 +12,8 @@ Every suite takes ``--repeats N``, ``--json FILE`` and ``--quick``, computes on 
 CPU, lets its variants take turns within each round, and prints a Markdown table of medians. For
 the record: nothing else runs on the machine, the tree is committed, and the result goes to
 ``--json benchmarks/results/NAME.json``, which is committed too.
+
+What a training loses when it is killed again and again, and whether it ends where it would have:
+
+    python -m common.testing.torture papers.attention_is_all_you_need.train --kills 50 --seed 0
 """

@@ -8,6 +8,7 @@ fused AdamW, and ours its own loader. Every sample is a fresh process; imports d
     python -m benchmarks.whole_fit --json benchmarks/results/whole_fit.json
 """
 
+import gc
 from dataclasses import replace
 from functools import partial
 
@@ -72,6 +73,7 @@ def sample(row: str, quick: bool = False) -> dict[str, float]:
     for kind in ("plain",) if "raw" in row else ("plain", "realistic"):
         fit = partial(run_loop, _LOOPS[row], on_forward=_no_tick, realistic=kind == "realistic")
         fit(replace(workload, epochs=2))  # what the library imports, here and at the end of a fit
+        gc.collect()  # of what was imported; else it falls into some library's fit
         took = timed(partial(fit, workload))
         values[kind] = workload.epochs / took.wall
     return values

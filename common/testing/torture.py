@@ -35,12 +35,14 @@ class Report:
 
     Attributes:
         kills: How many the training survived.
+        early: How many of them before the last step; the others hit evaluations and reports.
         lost: Per kill, the steps between where it was and where it went on.
         runs: How many runs were killed and brought to their end.
         differences: Where they differ from the uninterrupted run.
     """
 
     kills: int = 0
+    early: int = 0
     lost: list[int] = field(default_factory=list)
     runs: int = 0
     differences: list[str] = field(default_factory=list)
@@ -50,7 +52,8 @@ class Report:
         lost = self.lost or [0]
         verdict = "yes" if not self.differences else "NO"
         lines = [
-            f"kills survived: {self.kills}, in {self.runs} runs",
+            f"kills survived: {self.kills} ({self.early} before the last step), in "
+            f"{self.runs} run{'s' if self.runs != 1 else ''}",
             f"work lost per kill: median {statistics.median(lost):g} steps, worst {max(lost)}",
             f"equal to the uninterrupted run: {verdict}",
         ]
@@ -125,6 +128,7 @@ class Torture:
                 raise FaultError(f"{len(left)} processes outlived the kill of {session.pid}")
             reached, kept = last_step(run), newest_step(run)
             self._report.kills += 1
+            self._report.early += reached < self._last
             self._report.lost.append(max(reached - kept, 0))
             _say(f"kill {self._report.kills}: at step {reached}, goes on from step {kept}")
             idle = 0 if kept > saved else idle + 1

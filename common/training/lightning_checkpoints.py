@@ -89,6 +89,11 @@ def _build(
                 f"{path} does not say which task it holds (LightningTask did not write it); give "
                 "the task, or its class"
             )
+        if recorded["task"].startswith("__main__."):
+            raise ConfigError(
+                f"{path}: its task was defined in the script that was run ({recorded['task']}), which "
+                "cannot be found by name; give its class"
+            )
         kind = resolve_target(recorded["task"], f"{path}: the task")
         if not (inspect.isclass(kind) and issubclass(kind, Task)):
             raise ConfigError(f"{path}: the task is '{recorded['task']}', which is no Task")

@@ -91,6 +91,10 @@ class PrivacyBudget:
                     "trainer.privacy.noise_multiplier is 0, which spends any target_epsilon at "
                     "once; give a positive one, or leave it out to have it computed"
                 )
+            if given == 0.0:
+                logger.warning(
+                    "privacy: noise_multiplier is 0, so there is no privacy, only clipping"
+                )
             return given
         if limit is None:
             raise ConfigError(
