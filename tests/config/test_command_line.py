@@ -221,6 +221,7 @@ def test_a_dry_run_is_told_to_the_experiment(run: Run):
         (["--cfg", "hydra"], "--cfg is 'hydra', expected job"),
         (["--resume", "x", "--config", "y"], "--resume and --config exclude each other"),
         (["--resume", "x", "-m"], "--resume and -m exclude each other"),
+        (["--resume", "x", "--dry-run"], "--resume and --dry-run exclude each other"),
         (["--run", "x"], "unknown option '--run'"),
         (["seed"], "'seed' is not an override; expected key=value"),
         (["=3"], "is not an override"),

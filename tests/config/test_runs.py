@@ -45,6 +45,20 @@ def test_resuming_what_is_no_run_is_refused(module: Any, run: Run, tmp_path: Pat
     assert "it has no config.yaml" in run("--resume", str(tmp_path)).error
 
 
+def test_a_file_of_a_run_is_not_taken_for_the_run(module: Any, run: Run):
+    made = make_run(module, "2026-01-01_00-00-00", checkpoints=("last",))
+    (made / "run.json").write_text("{}")
+    error = run("--resume", str(made / "checkpoints" / "last.pt")).error
+    assert "is inside a run; give its directory" in error
+
+
+def test_a_dry_run_is_not_evaluated_unless_it_is_named(module: Any, run: Run):
+    real = make_run(module, "2026-01-01_00-00-00", checkpoints=("best", "last"))
+    make_run(module, "2026-01-02_00-00-00_dry-run", checkpoints=("best", "last"))
+    (seen,) = run("title=again", needs_run=True).runs
+    assert seen["run_dir"] == str(real)
+
+
 def test_evaluation_reads_the_newest_run_with_a_checkpoint(module: Any, run: Run):
     make_run(module, "2026-01-01_00-00-00", "seed=1", checkpoints=("best", "last"))
     newest = make_run(module, "2026-01-02_00-00-00", "seed=2", checkpoints=("best", "last"))

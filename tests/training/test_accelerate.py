@@ -45,6 +45,14 @@ def test_another_device_than_accelerates_is_refused() -> None:
         build_strategy(TrainerConfig(strategy="accelerate", device="cpu:1"))
 
 
+def test_several_processes_that_would_each_train_alone_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were launched, which would each train"):
+        build_strategy(TrainerConfig(strategy="single", device="cpu"))
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_without_a_launcher_a_line_says_how_to_launch(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -370,6 +370,22 @@ def test_layers_that_mix_examples_are_replaced_on_request() -> None:
     assert not torch.equal(task.net[2].weight, torch.ones(4))
 
 
+def test_a_batch_norm_over_vectors_becomes_one_group() -> None:
+    """A group of one value has no deviation to divide by."""
+
+    class Normalising(TinyTask):
+        def __init__(self) -> None:
+            super().__init__(dropout=0.0)
+            self.net = nn.Sequential(
+                nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)
+            )
+
+    task = Normalising()
+    train(task, privacy={"replace_layers": True})
+    assert isinstance(task.net[1], nn.GroupNorm)
+    assert (task.net[1].num_groups, task.net[1].num_channels) == (1, 16)
+
+
 class Comparing(TinyTask):
     """Its loss compares an example with the others of the batch, as contrastive losses do."""
 
