@@ -38,24 +38,35 @@ def clip_gradients(
     return norm
 
 
-def gradients_overflow(parameters: Sequence[Parameter]) -> bool:
-    """Whether any gradient is infinite or NaN: one fused pass, then a wait for the device.
+class OverflowCheck:
+    """Whether a gradient is infinite or NaN: one fused pass over all of them.
 
-    Every rank gets the same answer, of shards as well: PyTorch adds up what their ranks found.
+    Args:
+        parameters: Whose gradients.
+        device: Where they are.
+
+    Attributes:
+        found: A float32 scalar on the device: 1 after a ``mark`` that found one, else 0.
     """
-    if not parameters:
-        return False
-    found = torch.zeros((), device=parameters[0].device)
-    mark_overflow(parameters, found)
-    return bool(found)
 
+    def __init__(self, parameters: Sequence[Parameter], device: torch.device) -> None:
+        self.found = torch.zeros((), device=device)
+        self._one = torch.ones((), device=device)
+        self._parameters = parameters
 
-def mark_overflow(parameters: Sequence[Parameter], found: Tensor) -> None:
-    """Set ``found``, a float32 scalar on the device, to 1 if a gradient is infinite or NaN."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients:
-        one = torch.ones_like(found)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
+    def mark(self) -> None:
+        """Look, without waiting for the device."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if gradients:
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.found, self._one)
+
+    def finds_one(self) -> bool:
+        """Look, and wait for the device.
+
+        Every rank gets the same answer, of shards as well: PyTorch adds up what their ranks found.
+        """
+        self.mark()
+        return self.found.item() != 0.0
 
 
 def _gradients(parameters: Sequence[Parameter]) -> list[Tensor]:

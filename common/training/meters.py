@@ -1,13 +1,21 @@
 """Running sums that stay on the device until somebody reads them."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from common.training.task import StepOutput, Weight
+
+
+class _Summand(NamedTuple):
+    """One micro-batch; its loss counts ``factor`` times."""
+
+    loss: Tensor
+    factor: Weight
+    weight: Weight
+    metrics: Mapping[str, Tensor]
 
 
 class Meter:
@@ -21,52 +29,58 @@ class Meter:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._losses: list[Tensor] = []
-        self._weights: list[Weight] = []
-        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._summands: list[_Summand] = []
         self._samples = 0
 
     def __len__(self) -> int:
-        return len(self._losses)
+        return len(self._summands)
 
     def add(self, output: StepOutput, samples: int) -> None:
         """Count one micro-batch of ``samples`` examples."""
-        self._losses.append(output.loss_sum.detach())
-        self._weights.append(output.weight)
+        weight, metrics = output.weight, output.metrics
+        if metrics:
+            metrics = {name: value.detach() for name, value in metrics.items()}
+        factor = weight if output.is_mean else 1
+        self._summands.append(_Summand(output.loss.detach(), factor, weight, metrics))
         self._samples += samples
-        if output.metrics:
-            for name, value in output.metrics.items():
-                self._metrics[name].append(value.detach())
 
     def totals(self, device: torch.device) -> tuple[list[str], Tensor]:
         """The names of the metrics, and ``[loss, weight, samples, *metrics]`` in float64."""
-        names = sorted(self._metrics)
-        columns = [_stack(self._losses), _stack(self._weights)]
-        columns += [_stack(self._metrics[name]) for name in names]
+        state = self.state_dict()
+        names = sorted(state["metrics"])
+        columns = [state["losses"], state["weights"], *(state["metrics"][name] for name in names)]
         loss, weight, *metrics = (column.to(device).sum() for column in columns)
         samples = torch.tensor(float(self._samples), dtype=torch.float64, device=device)
         return names, torch.stack([loss, weight, samples, *metrics])
 
     def recent_weights(self, count: int) -> Tensor:
         """The weights of the last ``count`` micro-batches, in float64."""
-        return _stack(self._weights[-count:])
+        return _stack([summand.weight for summand in self._summands[-count:]])
 
     def state_dict(self) -> dict[str, Any]:
         """Every summand, so that a resumed sum is the same to the last bit."""
+        summands = self._summands
+        names = dict.fromkeys(name for summand in summands for name in summand.metrics)
+        losses, factors = _stack([s.loss for s in summands]), _stack([s.factor for s in summands])
         return {
-            "losses": _stack(self._losses),
-            "weights": _stack(self._weights),
-            "metrics": {name: _stack(values) for name, values in self._metrics.items()},
+            "losses": losses * factors.to(losses.device),
+            "weights": _stack([s.weight for s in summands]),
+            "metrics": {
+                name: _stack([s.metrics[name] for s in summands if name in s.metrics])
+                for name in names
+            },
             "samples": self._samples,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state_dict``."""
-        self._losses = list(state["losses"].unbind())
-        self._weights = list(state["weights"].unbind())
-        self._metrics.clear()
-        for name, values in state["metrics"].items():
-            self._metrics[name] = list(values.unbind())
+        columns = {name: values.unbind() for name, values in state["metrics"].items()}
+        self._summands = [
+            _Summand(loss, 1, weight, {n: c[row] for n, c in columns.items() if row < len(c)})
+            for row, (loss, weight) in enumerate(
+                zip(state["losses"], state["weights"], strict=True)
+            )
+        ]
         self._samples = state["samples"]
 
 
@@ -125,9 +139,10 @@ class Collector:
         return {name: gather_rows(torch.cat(parts)) for name, parts in self._parts.items()}
 
 
-def _stack(values: list[Tensor] | list[Weight]) -> Tensor:
-    if not values:
-        return torch.zeros(0, dtype=torch.float64)
-    if isinstance(values[0], Tensor):
-        return torch.stack([torch.as_tensor(value) for value in values]).double()
+def _stack(values: Sequence[Weight]) -> Tensor:
+    """In float64, on the device of the last one: what came from a checkpoint may be elsewhere."""
+    last = values[-1] if values else 0.0
+    if isinstance(last, Tensor):
+        rows = [torch.as_tensor(value, device=last.device) for value in values]
+        return torch.stack(rows).double()
     return torch.tensor(values, dtype=torch.float64)

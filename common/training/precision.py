@@ -54,10 +54,15 @@ class Precision:
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer: Optimizer) -> bool:
-        """The update; ``False`` if fp16 overflowed and it was left out."""
+    def step(self, optimizer: Optimizer, unscaled_step: Callable[[], None]) -> bool:
+        """The update; ``False`` if fp16 overflowed and it was left out.
+
+        Args:
+            optimizer: What the scaler steps.
+            unscaled_step: How it steps without a scaler.
+        """
         if self.scaler is None:
-            optimizer.step()
+            unscaled_step()
             return True
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)

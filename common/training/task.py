@@ -26,17 +26,25 @@ class StepOutput:
     accumulation, bucketing and the number of processes cannot change the gradient.
 
     Attributes:
-        loss_sum: Scalar, the loss summed over the units of ``weight``; differentiable.
+        loss: Scalar, the loss summed over the units of ``weight``; differentiable.
         weight: How many units (examples or tokens) the sum covers.
         metrics: Further sums over the same units, reported divided by the weight.
         collected: Tensors with a leading batch axis that ``Task.compute_metrics`` sees once, whole,
             at the end of an evaluation.
+        is_mean: The loss (not the metrics) is a mean over the units. A micro-batch that is a whole
+            batch is then differentiated just as it is.
     """
 
-    loss_sum: Tensor
+    loss: Tensor
     weight: Weight
     metrics: dict[str, Tensor] = field(default_factory=dict)
     collected: dict[str, Tensor] = field(default_factory=dict)
+    is_mean: bool = False
+
+    @property
+    def loss_sum(self) -> Tensor:
+        """The loss summed over the units of ``weight``; differentiable."""
+        return self.loss * self.weight if self.is_mean else self.loss
 
 
 class Task(nn.Module):
@@ -120,7 +128,7 @@ def as_step_output(result: Any, weight: int) -> StepOutput:
         TypeError: for anything else, saying what came.
     """
     if isinstance(result, Tensor):
-        return StepOutput(result * weight, weight)
+        return StepOutput(result, weight, is_mean=True)
     if isinstance(result, StepOutput):
         return result
     if type(result) is not dict:  # what follows is slower, and dicts are the common case
@@ -129,12 +137,12 @@ def as_step_output(result: Any, weight: int) -> StepOutput:
         elif isinstance(result, Mapping):
             result = dict(result)
     if isinstance(result, dict) and isinstance(result.get("loss"), Tensor):
-        metrics = {}
-        for key, value in result.items():
-            if key != "loss" and value is not None:
-                is_tensor = isinstance(value, Tensor)
-                metrics[key] = (value.detach() if is_tensor else torch.as_tensor(value)) * weight
-        return StepOutput(result["loss"] * weight, weight, metrics)
+        metrics = {
+            key: (value if isinstance(value, Tensor) else torch.as_tensor(value)) * weight
+            for key, value in result.items()
+            if key != "loss" and value is not None
+        }
+        return StepOutput(result["loss"], weight, metrics, is_mean=True)
     raise TypeError(
         "compute_loss must return a scalar tensor, or a dict or dataclass with a tensor 'loss'; "
         f"got {type(result).__name__}"

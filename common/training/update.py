@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from common.training.fused_step import FusedStep
 from common.training.gradients import scale_gradients
 from common.training.meters import Meter
 from common.training.precision import Precision
@@ -49,6 +50,7 @@ class Updater:
         self._optimizer = optimizer
         self._strategy = strategy
         self._precision = precision
+        self._step = FusedStep(optimizer)
         self._train_step = precision.autocasted(strategy.wrap(task))
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._previous: Batch = None
@@ -109,7 +111,7 @@ class Updater:
             was_made = False
             self._precision.skip()
         else:
-            was_made = self._precision.step(self._optimizer)
+            was_made = self._precision.step(self._optimizer, self._step)
         for parameter in self._parameters:
             parameter.grad = None
         return was_made
@@ -126,19 +128,26 @@ class Updater:
         if is_idle:
             nothing = {key: torch.zeros_like(value) for key, value in output.metrics.items()}
             output = StepOutput(output.loss_sum * 0.0, output.weight * 0, nothing)
-        loss, weight = output.loss_sum, output.weight
-        if self._strategy.world_size > 1:
-            loss = loss * self._strategy.world_size
-            if is_first:
-                weight = self._over_ranks(weight)
+        weight = output.weight
         if is_first:
+            if self._strategy.world_size > 1:
+                weight = self._over_ranks(weight)
             self._reference = _at_least_one(weight)
-        loss = loss / self._reference
+        loss = self._share(output)
         self._precision.backward(loss)
         self.loss = loss.detach()
         self._previous = batch
         meter.add(output, 0 if is_idle else batch_size(batch))
         return weight
+
+    def _share(self, output: StepOutput) -> Tensor:
+        """The micro-batch's part in the loss of the whole batch."""
+        count, weight = self._strategy.world_size, output.weight
+        if count > 1:
+            return output.loss_sum * count / self._reference
+        if output.is_mean and type(weight) is int and weight == self._reference:
+            return output.loss  # there is no other part, or all parts are equal
+        return output.loss_sum / self._reference
 
     def _over_ranks(self, weight: Weight) -> Tensor:
         """The sum of a weight; with it goes whether a rank was asked to stop."""

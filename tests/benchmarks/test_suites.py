@@ -41,8 +41,7 @@ def test_our_trainer_computes_what_the_raw_loop_computes(
 ) -> None:
     raw = _trained(raw_tensor_loader, False, monkeypatch)
     ours = _trained(ours_tensor_loader, realistic, monkeypatch)
-    for name in raw:
-        torch.testing.assert_close(ours[name], raw[name], rtol=1e-4, atol=1e-6)
+    assert _equal(ours, raw)
 
 
 @pytest.mark.slow
@@ -75,8 +74,7 @@ def test_a_clock_that_never_stopped_is_an_error() -> None:
 def test_step_overhead_measures_steps_calls_and_fits() -> None:
     raw = step_overhead.sample("raw loop, TensorLoader", quick=True)
     ours = step_overhead.sample("ours, TensorLoader", quick=True)
-    assert raw.keys() == {"mlp_plain", "calls_plain", "fit_plain"}
-    assert ours.keys() == raw.keys() | {"mlp_realistic", "calls_realistic", "fit_realistic"}
+    assert raw.keys() == ours.keys() >= {"mlp_realistic", "calls_realistic", "fit_realistic"}
     assert all(value > 0 for value in [*raw.values(), *ours.values()])
 
 

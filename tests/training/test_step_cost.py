@@ -6,7 +6,7 @@ from benchmarks.calls import CallCount, count_calls
 from benchmarks.loops import ours_tensor_loader, raw_tensor_loader
 from benchmarks.workloads import Workload, mlp_on_digits
 
-LIMIT = 1.15  # times the calls of a loop written by hand
+LIMIT = 0.75  # times the calls of a loop written by hand, of which most are the optimizer's
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def raw(workload: Workload) -> CallCount:
 
 
 @pytest.mark.parametrize("realistic", [False, True], ids=["plain", "realistic"])
-def test_a_step_makes_few_more_calls_than_a_loop_written_by_hand(
+def test_a_step_makes_fewer_calls_than_a_loop_written_by_hand(
     workload: Workload, raw: CallCount, realistic: bool
 ) -> None:
     """Realistic: accuracy, progress bar, metrics.jsonl and TensorBoard, with their log records."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.training.callbacks.base import Callback
-from common.training.gradients import gradients_overflow, mark_overflow
+from common.training.gradients import OverflowCheck
 from common.training.sharding import is_sharded
 from common.utils.errors import FaultError
 
@@ -52,7 +52,7 @@ class NanGuard(Callback):
     def __init__(self, deferred: bool | None = None) -> None:
         self._wants_deferred = deferred
         self._is_deferred = False
-        self._found = torch.zeros(())
+        self._check = OverflowCheck([], torch.device("cpu"))
         self._first = torch.zeros(())
         self._unchecked: list[_Update] = []
         self._trainer: Trainer | None = None
@@ -67,11 +67,11 @@ class NanGuard(Callback):
             trainer.device.type != "cpu" if wanted is None else wanted
         )
         self._trainer = trainer
+        self._check = OverflowCheck(trainer.parameters, trainer.device)
         if self._is_deferred and trainer.precision.scaler is None:
-            self._found = torch.zeros((), device=trainer.device)
             self._first = torch.full((), -1.0, device=trainer.device)
             self._unchecked = []
-            trainer.optimizer.found_inf = self._found  # type: ignore[attr-defined]
+            trainer.optimizer.found_inf = self._check.found  # type: ignore[attr-defined]
 
     def before_update(self, trainer: "Trainer") -> None:
         if trainer.precision.scaler is not None:  # it leaves out such updates by itself
@@ -87,7 +87,7 @@ class NanGuard(Callback):
         # A finite norm of all gradients says it too. Every rank asks, whatever its own loss is:
         # of shards the answer is an exchange.
         is_unknown = norm is None or not math.isfinite(norm.item())
-        overflows = is_unknown and gradients_overflow(trainer.parameters)
+        overflows = is_unknown and self._check.finds_one()
         if math.isfinite(loss) and not overflows:
             return
         what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
@@ -102,10 +102,11 @@ class NanGuard(Callback):
 
     def _let_the_optimizer_look(self, trainer: "Trainer") -> None:
         self._unchecked.append(_position(trainer))
-        mark_overflow(trainer.parameters, self._found)
+        self._check.mark()
+        found = self._check.found
         if trainer.strategy.world_size == 1:
-            self._found.masked_fill_(~trainer.loss.isfinite(), 1.0)
-        is_first: Tensor = (self._found > 0) & (self._first < 0)
+            found.masked_fill_(~trainer.loss.isfinite(), 1.0)
+        is_first: Tensor = (found > 0) & (self._first < 0)
         self._first.masked_fill_(is_first, float(len(self._unchecked) - 1))
 
     def _ask_the_device(self) -> None:
