@@ -18,6 +18,7 @@ from common.config.runs import default_checkpoint, find_run
 from common.config.schema import walk
 from common.config.usage import usage
 from common.utils.errors import ConfigError, exit_on_error
+from common.utils.logging import setup_logger
 from common.utils.text import nearest
 
 _FLAGS = {"--help": "help", "-h": "help", "-m": "multirun", "--multirun": "multirun"}
@@ -66,6 +67,7 @@ def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = Fa
             sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
             return
         if needs_run:
+            setup_logger()
             arguments.run = str(find_run(arguments.run, folder))
         jobs = [arguments.overrides]
         if arguments.multirun:

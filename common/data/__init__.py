@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
     from common.data.image_dataset import DecodedImages, ImageDataset, scan_images
     from common.data.images import decode_image
-    from common.data.info import DatasetInfo
+    from common.data.info import DatasetInfo, DataSplits
+    from common.data.labelled_images import LabelledImagesConfig, load_labelled_images
     from common.data.labels import check_labels
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
     from common.data.orders import (
@@ -47,6 +48,9 @@ _HOMES = {
     "scan_images": "image_dataset",
     "decode_image": "images",
     "DatasetInfo": "info",
+    "DataSplits": "info",
+    "LabelledImagesConfig": "labelled_images",
+    "load_labelled_images": "labelled_images",
     "check_labels": "labels",
     "Batch": "loaders",
     "EpochLoader": "loaders",
@@ -72,10 +76,12 @@ __all__ = [
     "Batch",
     "BucketedBatches",
     "Card",
+    "DataSplits",
     "DatasetInfo",
     "DecodedImages",
     "EpochLoader",
     "ImageDataset",
+    "LabelledImagesConfig",
     "Order",
     "PairLoader",
     "PoissonBatches",
@@ -99,6 +105,7 @@ __all__ = [
     "link_dataset",
     "list_store",
     "load_embedded",
+    "load_labelled_images",
     "load_pairs",
     "load_splits",
     "pad_batch",

@@ -59,6 +59,17 @@ class _StoredColumns(Mapping[str, list[Any]]):
     def __len__(self) -> int:
         return len(self._data.column_names)
 
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """The names of a column of class labels; empty for any other."""
+        return tuple(getattr(self._data.features[column], "names", None) or ())
+
+
+def class_names(columns: Columns, column: str) -> tuple[str, ...]:
+    """The names of the classes in ``column``, if the data set has them."""
+    if isinstance(columns, _StoredColumns) and column in columns:
+        return columns.class_names(column)
+    return ()
+
 
 def find_duplicates(splits: Mapping[str, Iterable[Any]]) -> dict[str, list[tuple[int, int]]]:
     """Examples that are in more than one split, equal to the last bit.

@@ -13,6 +13,14 @@ from common.training.callbacks import (
 )
 from common.training.checkpointing import step_checkpoints
 from common.training.config import TrainerConfig
+from common.training.experiment import (
+    ExperimentConfig,
+    finish,
+    fit,
+    report,
+    restore_task,
+    show_metrics,
+)
 from common.training.lr_finder import LearningRateRange, find_learning_rate
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.run import open_run
@@ -27,6 +35,7 @@ __all__ = [
     "EMA",
     "Callback",
     "EarlyStopping",
+    "ExperimentConfig",
     "GradientNoise",
     "GradientNorms",
     "LearningRateRange",
@@ -46,9 +55,14 @@ __all__ = [
     "build_schedule",
     "find_batch_size",
     "find_learning_rate",
+    "finish",
+    "fit",
     "load_run_weights",
     "open_run",
+    "report",
+    "restore_task",
     "settle_batch_size",
+    "show_metrics",
     "step_checkpoints",
     "summarize",
 ]

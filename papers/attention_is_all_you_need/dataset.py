@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.config import RunContext, Source, option
 from common.data import BucketedBatches
-from common.data.info import DatasetInfo
+from common.data.info import DatasetInfo, DataSplits
 from common.data.pairs import PairLoader, TextPairs, load_pairs
 from common.data.tokenization import Tokenizer, train_bpe, train_chars
 from common.utils.errors import DataError
@@ -33,14 +33,10 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TranslationData:
-    """Everything a run needs of its data."""
+class TranslationData(DataSplits):
+    """Loaders of training and validation pairs, the test split as text, and the tokenizer."""
 
     tokenizer: Tokenizer
-    train: PairLoader
-    validation: PairLoader
-    test: TextPairs
-    info: DatasetInfo
 
 
 def build_data(

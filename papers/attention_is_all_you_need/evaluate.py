@@ -4,24 +4,20 @@ python -m papers.attention_is_all_you_need.evaluate                    # the new
 python -m papers.attention_is_all_you_need.evaluate --run RUN decode.beam_size=1
 """
 
-from loguru import logger
-
 from common.config import RunContext, launch
 from common.data.info import DatasetInfo
 from common.data.tokenization import Tokenizer
-from common.training import load_run_weights
-from common.utils import seed_everything, setup_logger
+from common.training import report, restore_task
 from papers.attention_is_all_you_need.dataset import load_splits
 from papers.attention_is_all_you_need.model import TranslationTask
-from papers.attention_is_all_you_need.train import Config, report
+from papers.attention_is_all_you_need.train import Config, translate_test
 
 
 def evaluate(config: Config, context: RunContext) -> float:
     """Load a run's weights and score them; returns BLEU."""
-    setup_logger()
-    seed_everything(config.seed, config.trainer.deterministic)
     task, tokenizer = load_translator(config, context)
-    metrics = report(task, tokenizer, load_splits(config.data)["test"], config)
+    metrics = translate_test(task, tokenizer, load_splits(config.data)["test"], config)
+    report(metrics, context)
     return metrics["test/bleu"]
 
 
@@ -35,18 +31,16 @@ def load_translator(config: Config, context: RunContext) -> tuple[TranslationTas
     Raises:
         ValueError: if ``context`` names no run.
         CheckpointError: if the weights are missing, damaged, or do not fit.
-        DataError: if the tokenizer is missing, or is not the one the run was trained with.
+        DataError: if the tokenizer is missing or damaged. (Another one than the run was trained
+            with is a contradiction that ``context`` names.)
     """
-    run, path = context.run_dir, context.checkpoint_path
-    if run is None or path is None:
+    if context.run_dir is None:
         raise ValueError("the context names no run; make it with load_run_config")
-    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    tokenizer = Tokenizer.load(context.run_dir / "tokenizer.json")
     context.resolve("data.tokenizer_sha256", tokenizer.sha256)
     task = TranslationTask(config.model, config.label_smoothing)
-    task.configure(DatasetInfo(vocab_size=tokenizer.vocab_size), context)
-    load_run_weights(task, path)
-    logger.info(f"weights: {path}")
-    return task.eval(), tokenizer
+    info = DatasetInfo(vocab_size=tokenizer.vocab_size)
+    return restore_task(task, info, config, context), tokenizer
 
 
 if __name__ == "__main__":

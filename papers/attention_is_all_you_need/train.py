@@ -14,15 +14,14 @@ from common.config import RunContext, Source, launch, nested, option
 from common.data.pairs import TextPairs
 from common.data.tokenization import Tokenizer
 from common.training import (
-    OptimizerConfig,
-    ScheduleConfig,
-    Trainer,
-    TrainerConfig,
+    ExperimentConfig,
     average_checkpoints,
+    finish,
+    fit,
     open_run,
     step_checkpoints,
 )
-from common.utils import Run, save_weights
+from common.utils import Run
 from common.utils.checkpoint import load_weights
 from common.visualization import text_table
 from papers.attention_is_all_you_need.dataset import DataConfig, build_data
@@ -31,17 +30,13 @@ from papers.attention_is_all_you_need.model import ModelConfig, TranslationTask,
 
 
 @dataclass
-class Config:
+class Config(ExperimentConfig):
     """Everything about a run."""
 
-    seed: int = option("seed of everything random", 0, ge=0)
     label_smoothing: float = option("epsilon_ls of section 5.4", 0.1, ge=0, lt=1)
     average: int = option("last checkpoints whose weights are averaged (6.1)", 5, ge=1)
     model: ModelConfig = nested(ModelConfig)
     data: DataConfig = nested(DataConfig)
-    optim: OptimizerConfig = nested(OptimizerConfig)
-    schedule: ScheduleConfig = nested(ScheduleConfig)
-    trainer: TrainerConfig = nested(TrainerConfig)
     decode: DecodeConfig = nested(DecodeConfig)
 
 
@@ -52,50 +47,34 @@ def train(config: Config, context: RunContext) -> float:
         context.resolve("optim.lr", peak, Source.DERIVED)
     with open_run(config, context) as run:
         data = build_data(config.data, context, run.directory, config.seed)
-        sizes = ", ".join(f"{count:,} {name}" for name, count in data.info.sizes.items())
-        logger.info(f"{data.info.name}: {sizes} pairs; {data.info.vocab_size:,} tokens")
         task = TranslationTask(config.model, config.label_smoothing)
-        trainer = Trainer(
-            config.trainer, run=run, context=context, seed=config.seed, units="tokens"
-        )
-        trainer.fit(
-            task,
-            data.train,
-            data.validation,
-            info=data.info,
-            optim=config.optim,
-            schedule=config.schedule,
-            resume=run.resume_from,
-        )
+        trainer = fit(task, data, config, context, run, units="tokens")
         if not trainer.is_main:
             return 0.0
-        finish(task, config, run)
+        average(task, config, run)
         sources, references = (side[:8] if context.dry_run else side for side in data.test)
-        metrics = report(task, data.tokenizer, (sources, references), config)
-        run.record(metrics=metrics, parameters=sum(p.numel() for p in task.parameters()))
-        sys.stdout.write(f"record: {run.directory}\n")
+        metrics = translate_test(task, data.tokenizer, (sources, references), config)
+        finish(task, trainer, run, metrics)
         return metrics["test/bleu"]
 
 
-def finish(task: TranslationTask, config: Config, run: Run) -> None:
-    """Average the last checkpoints (6.1) and write the finished weights."""
+def average(task: TranslationTask, config: Config, run: Run) -> None:
+    """Give the task the mean weights of the last checkpoints (6.1)."""
     kept = step_checkpoints(run.checkpoints)[-config.average :]
     checkpoints = kept or [run.checkpoints / "last.pt"]
     load_weights(task, average_checkpoints(checkpoints))
     logger.info(f"weights: the mean of {len(checkpoints)} checkpoints")
-    save_weights(task, run.directory / "model.safetensors")
 
 
-def report(
+def translate_test(
     task: TranslationTask, tokenizer: Tokenizer, test: TextPairs, config: Config
 ) -> dict[str, float]:
-    """Translate the test split; show and return the metrics, with three samples."""
+    """Translate the test split and show three samples; returns the metrics."""
     sources, references = test
     hypotheses = translate(task, tokenizer, sources, config.decode)
     metrics, signature = score(hypotheses, references)
-    rows = [[name, f"{value:.4f}"] for name, value in metrics.items()]
     samples = list(zip(sources[:3], hypotheses, references, strict=False))
-    sys.stdout.write(text_table(rows, ["metric", "value"], "Results") + f"\n{signature}\n\n")
+    sys.stdout.write(f"{signature}\n\n")
     sys.stdout.write(text_table(samples, ["source", "translation", "reference"], "Samples") + "\n")
     return metrics
 
