@@ -4,7 +4,7 @@ The architecture, equations 1 to 4, is ``common.models.VisionTransformer``; what
 the classification task that sizes it from the data, and the models of Table 1 as constants.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from common.data.labelled_images import normalized
 from common.models import VisionTransformer
 from common.training import StepOutput, Task
 from common.utils.errors import ConfigError
+from papers.vit.pretrained import load_pretrained
 
 
 @dataclass
@@ -29,6 +30,8 @@ class ModelConfig:
     num_layers: int = option("encoder layers (L)", 12, ge=1)
     d_ff: int = option("width of the MLP", 768, ge=1)
     dropout: float = option("after positions, attention and in the MLP", 0.0, ge=0, lt=1)
+    image_size: int | None = option("resize images to this; null: as they are", None, ge=1)
+    weights: str | None = option("repository of timm's weights to start from", None)
 
     def __post_init__(self) -> None:
         if self.d_model % self.num_heads:
@@ -62,6 +65,8 @@ class ClassificationTask(Task):
     def configure(self, info: DatasetInfo, context: RunContext) -> None:
         classes = context.resolve("data.num_classes", info.num_classes, Source.DATA)
         self.model = build_model(self.config, info.input_shape, classes)
+        if self.config.weights is not None:
+            load_pretrained(self.model, self.config.weights)
         self.register_buffer("mean", torch.tensor(info.mean))
         self.register_buffer("std", torch.tensor(info.std))
 
@@ -71,7 +76,10 @@ class ClassificationTask(Task):
 
     def normalized(self, images: Tensor) -> Float[Tensor, "B C H W"]:
         """Images as the network sees them."""
-        return normalized(images, self.mean, self.std)
+        pixels = normalized(images, self.mean, self.std)
+        if self.config.image_size is None:
+            return pixels
+        return F.interpolate(pixels, (self.config.image_size,) * 2, mode="bilinear", antialias=True)
 
     def train_step(self, batch: dict[str, Tensor]) -> StepOutput:
         """Loss and accuracy of ``image``, uint8 ``(B, C, H, W)``, and ``label`` ``(B,)``."""
@@ -90,11 +98,21 @@ def build_model(
         ConfigError: if the images are not square, or their side is no multiple of the patch's.
     """
     channels, height, width = input_shape
+    if config.image_size is not None:
+        height = width = config.image_size
     if height != width or height % config.patch_size:
         raise ConfigError(
             f"images are {height} x {width} and model.patch_size is {config.patch_size}; expected "
             "square images, and a patch size that divides their side"
         )
     return VisionTransformer(
-        image_size=height, in_channels=channels, num_classes=num_classes, **asdict(config)
+        image_size=height,
+        patch_size=config.patch_size,
+        in_channels=channels,
+        num_classes=num_classes,
+        d_model=config.d_model,
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        d_ff=config.d_ff,
+        dropout=config.dropout,
     )

@@ -9,17 +9,22 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from common.config import RunContext, compose, load_run_config
 from common.data.info import DatasetInfo
 from common.models import VisionTransformer
-from common.utils.errors import ConfigError
+from common.testing.hub import LoopbackHub
+from common.utils.errors import CheckpointError, ConfigError
 from papers.vit import train as paper
 from papers.vit.attention import attention_rollout, class_token_maps, position_similarity
 from papers.vit.attention import main as draw
 from papers.vit.evaluate import evaluate
 from papers.vit.model import VIT_BASE, VIT_LARGE, ClassificationTask, ModelConfig, build_model
+from papers.vit.pretrained import resized_positions
+
+pytest_plugins = ["common.testing.fixtures"]
 
 TINY = ModelConfig(patch_size=2, d_model=6, num_heads=2, num_layers=2, d_ff=10)
 
@@ -150,13 +155,44 @@ def test_images_that_cannot_be_cut_into_patches_are_refused(shape: tuple, messag
         build_model(ModelConfig(patch_size=4), shape, 10)
 
 
-@pytest.mark.parametrize("name", ["cifar10_tiny", "cifar10_short"])
+@pytest.mark.parametrize("name", ["cifar10_tiny", "cifar10_short", "cifar10_b16_finetune"])
 def test_the_configs_build_a_network_for_cifar(name: str) -> None:
     config, _ = compose(paper.Config, paper.__file__, f"configs/{name}.yaml")
     with torch.device("meta"):
         model: VisionTransformer = build_model(config.model, (3, 32, 32), 10)
     count = sum(p.numel() for p in model.parameters())
-    assert count == {"cifar10_tiny": 5_362_762, "cifar10_short": 311_338}[name]
+    expected = {"cifar10_tiny": 5_362_762, "cifar10_short": 311_338}
+    assert count == expected.get(name, 86_098_186)
+
+
+@pytest.mark.fact("section 3.2")
+@pytest.mark.parametrize("side", [5, 3, 2])
+def test_positions_of_another_resolution_are_interpolated_as_timm_does(side: int) -> None:
+    torch.manual_seed(0)
+    positions = torch.randn(1, 10, 6)
+    expected = timm.layers.resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=1)
+    found = resized_positions(positions, side * side + 1)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found[:, 0], positions[:, 0])
+
+
+@pytest.mark.fact("section 3.2")
+def test_fine_tuning_starts_from_timms_features_and_a_new_head(loopback_hub: LoopbackHub) -> None:
+    torch.manual_seed(0)
+    reference = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=8, patch_size=4, depth=1, num_classes=5
+    ).eval()
+    loopback_hub.push("models/acme/vit", {"model.safetensors": save(reference.state_dict())})
+    sizes = {"patch_size": 4, "d_model": 192, "num_heads": 3, "num_layers": 1, "d_ff": 768}
+    task = _task(ModelConfig(**sizes, image_size=8, weights="acme/vit"))
+    images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    seen = task.normalized(images)
+    assert seen.shape == (2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(task.model.features(seen), reference.forward_features(seen))
+    assert not task(images).any()
+    with pytest.raises(CheckpointError, match="has the shape"):
+        _task(ModelConfig(**{**sizes, "d_ff": 64}, image_size=8, weights="acme/vit"))
 
 
 def test_train_evaluate_and_attention_agree(
