@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         width: Channels of the first stage.
         stem: "imagenet" (7x7 convolution and max-pooling, a quarter of the resolution) or
             "cifar" (3x3 convolution, full resolution).
-        shortcut: Where the shape changes: "projection" (a 1x1 convolution, option B of section 4.1)
+        shortcut: Where the shape changes: "projection" (a 1x1 convolution, option B of section 3.3)
             or "padding" (no parameters, option A).
 
     Raises:

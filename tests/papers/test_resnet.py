@@ -63,7 +63,7 @@ def test_maps_are_32_16_and_8_pixels_wide_with_16_32_and_64_channels() -> None:
     assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
-@pytest.mark.fact("section 4.1, option A")
+@pytest.mark.fact("section 3.3, option A")
 def test_identity_shortcuts_add_no_parameters_and_projections_do() -> None:
     plain, projected = _task(20), _task(20, "projection")
     extra = sum(p.numel() for p in projected.parameters())
