@@ -91,6 +91,29 @@ def test_images_with_their_channels_innermost_give_the_same_weights() -> None:
         torch.testing.assert_close(innermost.state_dict()[key], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("optim", [OptimizerConfig("sgd", momentum=0.9), OptimizerConfig("adamw")])
+def test_a_resumed_run_with_channels_innermost_goes_on_exactly(
+    optim: OptimizerConfig, tmp_path: Path
+) -> None:
+    data = features()
+    data["x"] = data["x"].view(-1, 2, 2, 2)
+
+    def weights(name: str, epochs: int, resume: Path | None = None) -> dict[str, Tensor]:
+        seed_everything(0)
+        task = Picture()
+        (tmp_path / name).mkdir(exist_ok=True)
+        config = TrainerConfig(max_epochs=epochs, channels_last=True, loggers=[])
+        with Run(tmp_path / name, 0) as run:
+            loader = TensorLoader(data, 32, shuffle=True)
+            Trainer(config, run=run).fit(task, loader, optim=optim, resume=resume)
+        return task.state_dict()
+
+    whole = weights("whole", 3)
+    weights("parts", 1)
+    again = weights("parts", 3, tmp_path / "parts" / "checkpoints" / "last.pt")
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
 def test_tf32_is_a_choice_of_each_trainer() -> None:
     Trainer(TrainerConfig(tf32=True))
     assert torch.get_float32_matmul_precision() == "high"
