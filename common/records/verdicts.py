@@ -126,5 +126,5 @@ class Standing:
         if self.headline is not None and self.headline.row is not None:
             return self.headline.row
         metric = self.paper.headline.metric
-        measured = [row for row in self.rows if row.value(metric) is not None]
+        measured = [row for row in self.rows if metric in row.metrics]
         return max(measured, key=lambda row: row.hours or 0.0, default=None)
