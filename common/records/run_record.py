@@ -27,7 +27,7 @@ KILLED = "killed"
 STATES = ("running", "finished", "interrupted", "failed", KILLED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunRecord:
     """A run's record.
 
@@ -77,7 +77,7 @@ class RunRecord:
     @property
     def is_dry_run(self) -> bool:
         """Whether it did one step only."""
-        return "dry-run" in self.name
+        return "--dry-run" in self.values.get("command", [])  # a long name may have lost its end
 
     @property
     def metrics(self) -> dict[str, float]:
