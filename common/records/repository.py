@@ -13,7 +13,7 @@ from common.utils.errors import ConfigError
 
 _CHANGED_FILE = re.compile(r"^diff --git a/(?P<old>.+?) b/(?P<new>.+)$", re.MULTILINE)
 _NO_CODE = re.compile(
-    r"(docs|tests|exploratory|\.ci|\.github)/.*|.*\.(md|ipynb|png)|.*/results\.json"
+    r"(docs|tests|exploratory|\.ci|\.github)/.*|.*\.(md|ipynb|png)|.*/(results\.json|paper\.yaml)"
 )
 
 
@@ -54,7 +54,7 @@ def check_code(
 def is_dirty(record: RunRecord) -> bool:
     """Whether the run's code was not exactly its commit.
 
-    Changes of documents, tests and recorded results alone do not count: they are not run.
+    Changes of documents, tests, claims and recorded results alone do not count: they are not run.
     """
     first = record.values["code"].get("commit")
     for number, part in enumerate(record.parts):
