@@ -4,6 +4,7 @@ The file is read strictly: an unknown key, a wrong type or a missing field is on
 file, the line and the key. ``papers()`` finds all papers and projects that have such a file.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.utils.text import did_you_mean
 
 PAPER_FILE = "paper.yaml"
 HOMES = ("papers", "projects")
+_URL = re.compile(r"https://[^\s()<>\[\]]+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Paper:
         year: Of the first version.
         headline: The metric it is listed with.
         claims: The paper's numbers; a project may have none.
-        arxiv: The id, ``1706.03762``; empty for a project.
+        arxiv: The id, ``1706.03762``; empty for a project, and for what is not there.
+        url: The paper's page, of itself for one on arXiv; empty for a project.
         smoke: Overrides that make ``config.yaml`` a run of seconds.
         overfit: How one batch is learnt by heart.
         builds_on: Papers that this one imports.
@@ -82,6 +85,7 @@ class Paper:
     headline: Headline
     claims: tuple[Claim, ...]
     arxiv: str = ""
+    url: str = ""
     smoke: tuple[str, ...] = ()
     overfit: Overfit | None = None
     builds_on: tuple[str, ...] = ()
@@ -103,7 +107,8 @@ class Paper:
             year=top.integer("year"),
             headline=_headline(top.section("headline")),
             claims=tuple(_claim(section) for section in top.sections("claims")),
-            arxiv=top.text("arxiv", "" if folder.parent.name == "projects" else None),
+            arxiv=top.text("arxiv", ""),
+            url=_url(top, is_project=folder.parent.name == "projects"),
             smoke=top.texts("smoke"),
             overfit=_overfit(top.section("overfit")) if "overfit" in top.values else None,
             builds_on=top.texts("builds_on"),
@@ -120,11 +125,6 @@ class Paper:
     def module(self) -> str:
         """The importable name: ``papers.resnet``."""
         return f"{self.folder.parent.name}.{self.folder.name}"
-
-    @property
-    def url(self) -> str:
-        """The paper's page; empty without an arXiv id."""
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
 
     @property
     def citation(self) -> str:
@@ -158,6 +158,17 @@ def find_paper(name: str, root: Path | None = None) -> Paper:
             return Paper.read(root / home / name)
     known = [path.parent.name for home in HOMES for path in (root / home).glob(f"*/{PAPER_FILE}")]
     raise ConfigError(f"there is no paper or project '{name}'; {did_you_mean(name, known)}")
+
+
+def _url(top: "_Section", is_project: bool) -> str:
+    """The paper's page: arXiv's, or the one that is given."""
+    arxiv = top.text("arxiv", "")
+    url = top.text("url", f"https://arxiv.org/abs/{arxiv}" if arxiv else "")
+    if not url and not is_project:
+        raise top.error("arxiv", "is missing; expected an id in quotes, or url if it is not there")
+    if url and not _URL.fullmatch(url):
+        raise top.error("url", f"is {show(url)}, expected https://...")
+    return url
 
 
 def _headline(section: "_Section") -> Headline:

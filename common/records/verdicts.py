@@ -78,9 +78,10 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement:
 def status(paper: Paper, rows: Sequence[Row]) -> Status:
     """The status of a paper.
 
-    ``parameters`` alone reproduces nothing: only claims about what training reaches count.
+    A count of parameters reproduces nothing: only claims about what training reaches count.
     """
-    verdicts = {judge(c, rows).verdict for c in paper.claims if c.metric != "parameters"}
+    trained = [claim for claim in paper.claims if claim.metric.split("/")[0] != "parameters"]
+    verdicts = {judge(claim, rows).verdict for claim in trained}
     if Verdict.DIFFERS in verdicts:
         return Status.DIFFERS
     if Verdict.REPRODUCED in verdicts:

@@ -26,6 +26,8 @@ def test_a_paper_says_what_it_claims(tmp_path: Path) -> None:
         ("claims:", "claim:", r"paper\.yaml: claims is missing; expected a list"),
         ("year: 1843", "year: soon", r"paper\.yaml:3: year is 'soon', expected a whole number"),
         ('"1801.00001"', "1801.00001", r"paper\.yaml:4: arxiv is 1801.00001, expected text"),
+        ('arxiv: "1801.00001"', "", r"arxiv is missing; expected an id in quotes, or url"),
+        ("arxiv: ", "url: ", r"url is '1801\.00001', expected https://"),
         ("value: 0.9", "value: high", r"claims\[0\]\.value is 'high', expected a number"),
         ("value: 0.9", "valu: 0.9", r"claims\[0\]\.value is missing"),
         ("tolerance: 0.005", "tolerance: -1", r"claims\[0\]\.tolerance is -1, expected 0 or more"),
@@ -42,6 +44,12 @@ def test_what_is_wrong_is_one_line_with_file_and_key(
     with pytest.raises(ConfigError, match=message) as caught:
         Paper.read(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_paper_that_is_not_on_arxiv_gives_its_page(tmp_path: Path) -> None:
+    text = PAPER.replace('arxiv: "1801.00001"', "url: https://example.org/a.pdf")
+    paper = Paper.read(project(tmp_path, **{"paper.yaml": text}))
+    assert (paper.arxiv, paper.url) == ("", "https://example.org/a.pdf")
 
 
 def test_all_papers_and_projects_are_found_but_no_template(tmp_path: Path) -> None:

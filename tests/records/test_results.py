@@ -110,10 +110,11 @@ def test_a_status_is_earned(tmp_path: Path, rows: list, status: Status) -> None:
     assert Standing.of(Paper.read(folder)).status is status
 
 
-def test_a_parameter_count_alone_reproduces_nothing(tmp_path: Path) -> None:
-    text = PAPER.replace("metric: test/accuracy, value: 0.9", "metric: parameters, value: 1234567")
+@pytest.mark.parametrize("metric", ["parameters", "parameters/trained"])
+def test_a_parameter_count_alone_reproduces_nothing(tmp_path: Path, metric: str) -> None:
+    text = PAPER.replace("metric: test/accuracy, value: 0.9", f"metric: {metric}, value: 1234567")
     folder = project(tmp_path, **{"paper.yaml": text})
-    write_results(folder, [row()])
+    write_results(folder, [row(metrics={"parameters/trained": Measurement.of([1234567])})])
     standing = Standing.of(Paper.read(folder))
     assert standing.judgements[0].verdict is Verdict.REPRODUCED
     assert standing.status is Status.TRAINED
