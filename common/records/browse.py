@@ -162,9 +162,7 @@ def _row(record: RunRecord, paper: Paper | None) -> list[Any]:
 
 
 def _is_since(record: RunRecord, since: datetime | None) -> bool:
-    if since is None:
-        return True
-    return datetime.fromisoformat(str(record.values["started"])) >= since
+    return since is None or record.started >= since
 
 
 def _next(record: RunRecord) -> str:
@@ -189,8 +187,10 @@ def _picture_name(records: Sequence[RunRecord]) -> Path:
     return get_outputs_dir() / f"compare_{stamps}.png"
 
 
-def _number(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.4g}"
+def _number(value: Any) -> str:
+    if value is None:
+        return _NOTHING
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
 def _bytes(size: int) -> str:

@@ -69,9 +69,8 @@ def _reason(record: RunRecord, before: datetime | None, best: set[RunRecord]) ->
         return "a dry run"
     if record.state in _ENDED_EARLY and not record.has_checkpoint:
         return f"{record.state}, no checkpoint"
-    started = datetime.fromisoformat(str(record.values["started"]))
-    if before is not None and started < before and record not in best:
-        return f"began {started:%Y-%m-%d}"
+    if before is not None and record.started < before and record not in best:
+        return f"began {record.started:%Y-%m-%d}"
     return ""
 
 

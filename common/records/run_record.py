@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -54,9 +55,12 @@ class RunRecord:
             raise DataError(f"{show_path(directory)} is no run: it has no {RUN_FILE}") from None
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {show_path(path)}: {error}") from None
-        if not isinstance(values, dict) or not isinstance(values.get("state"), str):
-            raise DataError(f"{show_path(path)} holds no record of a run")
-        return cls(directory, values)
+        try:
+            if isinstance(values["state"], str) and datetime.fromisoformat(values["started"]):
+                return cls(directory, values)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise DataError(f"{show_path(path)} holds no record of a run")
 
     @property
     def name(self) -> str:
@@ -73,6 +77,11 @@ class RunRecord:
         """``running``, ``finished``, ``interrupted``, ``failed`` or ``killed``."""
         state = str(self.values["state"])
         return KILLED if state == "running" and not is_locked(self.directory) else state
+
+    @property
+    def started(self) -> datetime:
+        """When it began."""
+        return datetime.fromisoformat(self.values["started"]).astimezone()
 
     @property
     def is_dry_run(self) -> bool:

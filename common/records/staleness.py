@@ -60,13 +60,18 @@ def staleness(paper: Paper, row: Row, root: Path | None = None) -> Staleness:
     return Staleness(row, tuple(files), changed)
 
 
-def report_lines(root: Path | None = None) -> Iterator[str]:
-    """One line for each recorded row of each paper, and the files that changed below it."""
+def staleness_of_all(root: Path | None = None) -> Iterator[tuple[Paper, Staleness]]:
+    """Every recorded row of every paper, and what changed since."""
     for paper in papers(root):
         for row in read_results(paper.folder):
-            found = staleness(paper, row, root)
-            yield f"{paper.module}, {row.name}: {found}"
-            yield from (f"    {file}" for file in found.changed or ())
+            yield paper, staleness(paper, row, root)
+
+
+def report_lines(root: Path | None = None) -> Iterator[str]:
+    """One line for each recorded row of each paper, and the files that changed below it."""
+    for paper, found in staleness_of_all(root):
+        yield f"{paper.module}, {found.row.name}: {found}"
+        yield from (f"    {file}" for file in found.changed or ())
 
 
 def dependencies(paper: Paper, root: Path) -> list[str]:

@@ -71,3 +71,15 @@ def test_the_first_paper_depends_on_the_engine() -> None:
     assert {"common/training/trainer.py", "common/models/attention.py"} <= set(files)
     assert "common/testing/hub.py" not in files
     assert "common/models/resnet.py" in files  # its package imports it
+
+
+def test_the_site_says_how_stale_each_row_is() -> None:
+    from types import SimpleNamespace
+
+    from tools.site_hooks import on_page_markdown
+
+    for uri, is_added in (("papers.md", True), ("runs.md", False)):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=uri))
+        text = on_page_markdown("# Page", page=page, config=None, files=None)
+        assert text.startswith("# Page")
+        assert ("verified at commit 43eda67" in text) == is_added
