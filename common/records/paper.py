@@ -43,6 +43,11 @@ class Claim:
     config: str
     note: str = ""
 
+    @property
+    def is_count(self) -> bool:
+        """Whether it is about the size of a model, which no training has to reach."""
+        return self.metric.split("/")[0] == "parameters"
+
 
 @dataclass(frozen=True)
 class Headline:

@@ -138,9 +138,9 @@ def _scale(scale: str | None, paper: Paper, config: str, records: Sequence[RunRe
             f"the run overrides {', '.join(dict.fromkeys(changed))}; say what it is: "
             "--scale full, or --scale 'reduced: ...'"
         )
-    if config not in [claim.config for claim in paper.claims]:
+    if config not in [claim.config for claim in paper.claims if not claim.is_count]:
         raise ConfigError(
-            f"no claim of the paper is about {config}; say what the run is: "
+            f"no claim of the paper is about training {config}; say what the run is: "
             "--scale 'reduced: ...', or --scale full"
         )
     return FULL

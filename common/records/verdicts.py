@@ -80,8 +80,7 @@ def status(paper: Paper, rows: Sequence[Row]) -> Status:
 
     A count of parameters reproduces nothing: only claims about what training reaches count.
     """
-    trained = [claim for claim in paper.claims if claim.metric.split("/")[0] != "parameters"]
-    verdicts = {judge(claim, rows).verdict for claim in trained}
+    verdicts = {judge(claim, rows).verdict for claim in paper.claims if not claim.is_count}
     if Verdict.DIFFERS in verdicts:
         return Status.DIFFERS
     if Verdict.REPRODUCED in verdicts:

@@ -174,11 +174,19 @@ def test_only_an_unchanged_claims_configuration_is_full_by_itself(lab: Lab) -> N
     with pytest.raises(ConfigError, match="the run overrides lr; say what it is: --scale"):
         make_row([lab.run(overrides={"lr": 0.5})], root=lab.root)
     default = lab.run("2026-01-02_00-00-00", config=None)
-    with pytest.raises(ConfigError, match=r"no claim of the paper is about config\.yaml"):
+    with pytest.raises(ConfigError, match=r"no claim of the paper is about training config\.yaml"):
         make_row([default], root=lab.root)
     with pytest.raises(ConfigError, match="--scale is 'small', expected"):
         make_row([default], root=lab.root, scale="small")
     assert make_row([default], root=lab.root, scale="reduced: digits")[1].scale == "reduced: digits"
+
+
+def test_a_claim_about_size_makes_no_run_full(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    paper = lab.folder / "paper.yaml"
+    paper.write_text(paper.read_text().replace("metric: test/accuracy, v", "metric: parameters, v"))
+    with pytest.raises(ConfigError, match=r"about training configs/full\.yaml"):
+        make_row([lab.run()], root=lab.root)
 
 
 def test_the_stored_datas_revision_is_recorded(lab: Lab) -> None:
