@@ -132,7 +132,7 @@ def papers_table(standings: Sequence[Standing]) -> str:
             here = f"`{metric}` {measurement(row.metrics[metric])} on {cell(row.name)}{scale}"
         link = f"[{cell(paper.title)}](papers/{paper.name}/README.md) ({cell(paper.citation)})"
         data = ", ".join(f"`{name}`" for name in data_names(paper))
-        rows.append([link, str(standing.status), here, data])
+        rows.append([link, str(standing.status), here, data or NOTHING])
     return table(["Paper", "Status", "Measured here", "Data it is set up for"], rows)
 
 
