@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from common.utils.errors import DataError
 from common.visualization.style import house_style, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 
 def plot_attention(
-    weights: Tensor,
+    weights: "Tensor",
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
     out: Path | str | None = None,
