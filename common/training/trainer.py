@@ -34,6 +34,7 @@ from common.training.loop import Loop, stops_evaluation
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.out_of_memory import explained_out_of_memory
+from common.training.precision import Precision
 from common.training.reporting import Reporter
 from common.training.resume import capture, expected_size, restore
 from common.training.schedules import Schedule, ScheduleConfig, build_schedule
@@ -90,7 +91,7 @@ class Trainer:
         self.units = units
         self.strategy = build_strategy(self.config, seed)
         self.device = self.strategy.device
-        self.precision = self.strategy.precision(self.config.precision)
+        self.precision = Precision(self.strategy.precision_name(self.config.precision), self.device)
         self.state = TrainState()
         self.metrics: dict[str, float] = {}
         self.meter = Meter()
