@@ -18,7 +18,6 @@ from common.config.runs import default_checkpoint, find_run
 from common.config.schema import walk
 from common.config.usage import usage
 from common.utils.errors import ConfigError, exit_on_error
-from common.utils.logging import setup_logger
 from common.utils.text import nearest
 
 _FLAGS = {"--help": "help", "-h": "help", "-m": "multirun", "--multirun": "multirun"}
@@ -67,6 +66,8 @@ def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = Fa
             sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
             return
         if needs_run:
+            from common.utils.logging import setup_logger
+
             setup_logger()
             arguments.run = str(find_run(arguments.run, folder))
         jobs = [arguments.overrides]
