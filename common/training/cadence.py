@@ -30,6 +30,16 @@ def check_end(config: TrainerConfig) -> None:
         raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
 
 
+def already_ended(config: TrainerConfig, total_steps: int, step: int) -> str:
+    """What to say of a resumed run that stands at its end, or past a limit that was lowered."""
+    limits = {"trainer.max_steps": config.max_steps, "trainer.max_epochs": config.max_epochs}
+    asked = " and ".join(f"{key}={value}" for key, value in limits.items() if value is not None)
+    return (
+        f"the run stands at step {step:,}, and {asked} ends it at step {total_steps:,}: nothing "
+        "more is trained; raise the limit to go on"
+    )
+
+
 class Cadence:
     """Answers for the step boundary a run stands at.
 

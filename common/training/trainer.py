@@ -24,7 +24,7 @@ from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
 from common.data.subsets import FirstBatches
 from common.training.acceleration import accelerate_task, set_up_device
-from common.training.cadence import Cadence, count_steps
+from common.training.cadence import Cadence, already_ended, count_steps
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
@@ -167,6 +167,8 @@ class Trainer:
         if resume is not None:
             restore(self, resume)
             self.saved_at = self.state.step
+            if self.is_main and self.state.step >= self.total_steps:
+                logger.warning(already_ended(self.config, self.total_steps, self.state.step))
             if self.checkpointer is not None and self.is_main:
                 self.checkpointer.name(resume, self.state.best_step == self.state.step)
         if self.run is not None and self.is_main:
