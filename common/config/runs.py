@@ -10,7 +10,6 @@ from common.utils.errors import ConfigError
 from common.utils.paths import get_outputs_dir
 from common.utils.text import did_you_mean
 
-
 _STAMP, _STAMP_LENGTH = "%Y-%m-%d_%H-%M-%S", 19  # what names begin with, in local time
 
 
