@@ -99,6 +99,20 @@ def test_all_ranks_stop_at_one_step_and_resume_exactly(
     assert run_differences(whole_of_two(1), tmp_path) == []
 
 
+@pytest.mark.fault(26, 3)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_rank_whose_first_batch_after_a_resume_is_empty_goes_on_exactly(
+    trials: TrialServer, whole_of_two: Whole, tmp_path: Path, workers: int
+) -> None:
+    """The tenth batch has one example: the second rank has none, and none from before either."""
+    stop = {"signals": [signal.SIGTERM], "moment": "train", "signal_at": 9}
+    run_ranks(trials, tmp_path, STOPPED, workers=workers, **stop)
+    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]
+    assert (state["epoch"], state["batch"]) == (0, 9)
+    run_ranks(trials, tmp_path, workers=workers)
+    assert run_differences(whole_of_two(1), tmp_path) == []
+
+
 SWEEP = list(itertools.product((1, 2, 3), ("kill", "one", "both"), (0, 2), (1, 3), range(3)))
 
 
