@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import compose
+from common.config import compose, launch
 from common.data import BucketedBatches
 from common.data.info import DatasetInfo
 from common.data.pairs import PairLoader, TextPairs, load_pairs
@@ -40,6 +40,23 @@ def test_parameter_counts_of_table_3_with_37000_tied_tokens(config: str, count: 
         task = TranslationTask(values.model)
         task.configure(DatasetInfo(vocab_size=37_000), context)
     assert sum(p.numel() for p in task.parameters()) == count
+
+
+def test_help_shows_what_a_run_takes_and_what_the_schema_would_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    launch(paper.train, paper.Config, paper.__file__)
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    given, default = compose(paper.Config, paper.__file__)[0], paper.Config()
+    for section in ("model", "optim", "schedule", "data", "trainer", "decode"):
+        for name, value in vars(getattr(given, section)).items():
+            shown, line = json.dumps(value).replace('"', "'"), lines[f"{section}.{name}"]
+            same = value == getattr(getattr(default, section), name)
+            assert ("from config.yaml" in line) is not same, line
+            assert same or f"; {shown} from config.yaml; default " in line, line
+    assert "1.0 if trainer.privacy is given]" in lines["trainer.privacy.max_grad_norm"]
 
 
 def test_the_rate_of_the_base_model_starts_at_step_1_and_peaks_at_7e_4() -> None:

@@ -1,5 +1,6 @@
 """Corners of going on: what a checkpoint, a second fit and a late signal must not lose."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -118,6 +119,31 @@ def test_a_signal_with_a_broken_terminal_still_saves(tmp_path: Path) -> None:
         os.close(kept)
         os.close(writer)
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        ({"max_epochs": None, "max_steps": 5}, "trainer.max_steps=5 ends it at step 5:"),
+        ({"max_epochs": 1}, "trainer.max_epochs=1 ends it at step 7:"),
+        ({"max_steps": 3}, "trainer.max_steps=3 and trainer.max_epochs=3 ends it at step 3:"),
+        ({}, "trainer.max_epochs=3 ends it at step 21:"),
+    ],
+)
+def test_a_resume_past_its_limit_says_so_and_trains_nothing(
+    tmp_path: Path, limits: dict[str, Any], asked: str
+) -> None:
+    before = fit(tmp_path)
+    weights = {key: value.clone() for key, value in before.task.state_dict().items()}
+    log = tmp_path / "logs" / "train.log"
+    assert "nothing more is trained" not in log.read_text()
+    again = fit(tmp_path, resume=tmp_path / "checkpoints" / "last.pt", **limits)
+    assert again.state.step == 21
+    assert again.metrics == before.metrics
+    assert all(torch.equal(again.task.state_dict()[key], weights[key]) for key in weights)
+    (line,) = [line for line in log.read_text().splitlines() if "nothing more is trained" in line]
+    assert f"the run stands at step 21, and {asked}" in line
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
 
 
 def test_another_batch_size_with_as_many_batches_is_refused(tmp_path: Path) -> None:

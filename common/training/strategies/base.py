@@ -64,9 +64,9 @@ class Strategy:
         """The training batches, if the strategy must draw them in another way."""
         return loader
 
-    def precision(self, name: str) -> Precision:
-        """How steps compute; ``name`` is ``trainer.precision``."""
-        return Precision(name, self.device)
+    def precision_name(self, name: str) -> str:
+        """What steps compute in: ``trainer.precision``, unless the launch says otherwise."""
+        return name
 
     def place(self, task: Task) -> Task:
         """Bring a configured task to where it runs, before the optimizer sees its parameters."""
