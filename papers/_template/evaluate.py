@@ -14,7 +14,8 @@ from papers._template.train import Config
 def evaluate(config: Config, context: RunContext) -> float:
     """Load a run's weights and score them; returns the accuracy."""
     data = build_data(config.data, context, config.seed)
-    task = restore_task(TemplateTask(config.model), data.info, config, context)
+    task = TemplateTask(config.model)
+    restore_task(task, data.info, config, context)
     metrics = Trainer(config.trainer).evaluate(task, data.test)
     report(metrics, context)
     return metrics["test/accuracy"]

@@ -4,6 +4,7 @@ What the paper proposes goes here; everything else is imported from ``common``.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -60,9 +61,9 @@ class TemplateTask(Task):
         self.config = config
 
     def configure(self, info: DatasetInfo, context: RunContext) -> None:
-        channels, height, width = info.input_shape
-        d_in = channels * height * width
-        self.model = Template(d_in, self.config.d_hidden, info.num_classes, self.config.dropout)
+        d_hidden, dropout = self.config.d_hidden, self.config.dropout
+        d_in = prod(info.input_shape)
+        self.model = Template(d_in, d_hidden, info.num_classes, dropout)
         self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
         self.register_buffer("std", torch.tensor(info.std), persistent=False)
 
