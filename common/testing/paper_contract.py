@@ -146,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _check_all(subjects: Sequence[Subject], clauses: Sequence[str]) -> list[Outcome]:
-    outcomes = []
+    outcomes: list[Outcome] = []
     with (
         contract_server(subjects[0].root) as server,
         tempfile.TemporaryDirectory(prefix="contract-") as home,
