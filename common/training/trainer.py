@@ -246,14 +246,21 @@ class Trainer:
         """Give the loggers a record beside those of training and validation."""
         self.reporter.emit(self, record)
 
-    def save(self, best: bool = False) -> Path | None:
-        """Write a checkpoint of this moment; ``None`` without a run directory."""
+    def save(self, best: bool = False, *, is_extra: bool = False) -> Path | None:
+        """Write a checkpoint of this moment; ``None`` without a run directory.
+
+        Args:
+            best: Whether it is the best so far.
+            is_extra: Whether it is only there to go on from (see ``Checkpointer.save``).
+        """
         self.saved_at = self.state.step
         if self.checkpointer is None:
             return None
         self.state.wall_seconds = self.reporter.seconds
         state = capture(self)
-        return self.checkpointer.save(state, self.state.step, best) if self.is_main else None
+        if not self.is_main:
+            return None
+        return self.checkpointer.save(state, self.state.step, best, is_extra=is_extra)
 
     # ---- phases ---------------------------------------------------------------------------
 

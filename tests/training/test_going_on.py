@@ -73,6 +73,20 @@ def test_a_record_is_written_once_however_often_a_run_goes_on_from_its_step(
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
 
 
+def test_a_run_that_was_stopped_keeps_the_checkpoints_of_the_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    """What is averaged at the end is then the same."""
+    fit(tmp_path / "whole", keep=2)
+    with pytest.raises(InterruptedRun):
+        fit(tmp_path / "parts", keep=2, callbacks=[SignalAt(17)])
+    fit(tmp_path / "parts", keep=2, resume=tmp_path / "parts" / "checkpoints" / "last.pt")
+    whole, parts = (
+        sorted(p.name for p in (tmp_path / n).glob("checkpoints/*.pt")) for n in ("whole", "parts")
+    )
+    assert parts == whole
+
+
 def test_a_second_fit_starts_anew() -> None:
     trainer = Trainer(TrainerConfig(max_epochs=1))
     first, second = TinyTask(), TinyTask()
