@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from common.utils.paths import get_assets_dir, get_datasets_dir, get_models_dir, get_outputs_dir
 
 if TYPE_CHECKING:
+    from common.data.augmentation import CropFlipConfig, crop_flip
     from common.data.card import Card, list_store, verify_store
     from common.data.embedded import load_embedded
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from common.data.tokenization import Tokenizer, train_bpe, train_chars
 
 _HOMES = {
+    "CropFlipConfig": "augmentation",
+    "crop_flip": "augmentation",
     "Card": "card",
     "list_store": "card",
     "verify_store": "card",
@@ -76,6 +79,7 @@ __all__ = [
     "Batch",
     "BucketedBatches",
     "Card",
+    "CropFlipConfig",
     "DataSplits",
     "DatasetInfo",
     "DecodedImages",
@@ -91,6 +95,7 @@ __all__ = [
     "Tokenizer",
     "as_epoch_loader",
     "check_labels",
+    "crop_flip",
     "decode_image",
     "download_dataset",
     "download_model",

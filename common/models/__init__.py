@@ -21,6 +21,7 @@ from common.models.positions import LearnedPositions, SinusoidalPositions, sinus
 from common.models.resnet import ResNet
 from common.models.transformer import Transformer
 from common.models.vit import VisionTransformer
+from common.models.vit_timm import load_timm_weights, timm_weights
 
 __all__ = [
     "DecoderState",
@@ -40,6 +41,8 @@ __all__ = [
     "greedy_decode",
     "length_limits",
     "length_penalty_factor",
+    "load_timm_weights",
     "scaled_dot_product",
     "sinusoidal_table",
+    "timm_weights",
 ]

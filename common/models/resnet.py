@@ -8,6 +8,7 @@ names are torchvision's, so its weights load as they are.
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,10 +19,29 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """A projection where the shape changes (option B of the paper), else None: the identity."""
+class PaddedIdentity(nn.Module):
+    """Option A of the paper: every ``stride``-th pixel, and zeros in the new channels.
+
+    Args:
+        stride: Step over rows and columns.
+        extra: Channels of zeros behind those of the input.
+    """
+
+    def __init__(self, stride: int, extra: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.extra = extra
+
+    def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B _ _ _"]:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, kind: str) -> nn.Module | None:
+    """What stands in for the identity where the shape changes; elsewhere None."""
     if stride == 1 and inputs == outputs:
         return None
+    if kind == "padding":
+        return PaddedIdentity(stride, outputs - inputs)
     return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
@@ -30,14 +50,16 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int = 1, shortcut: str = "projection"
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(inputs, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, width, stride)
+        self.downsample = _shortcut(inputs, width, stride, shortcut)
 
     def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B _ _ _"]:
         identity = x if self.downsample is None else self.downsample(x)
@@ -50,7 +72,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int = 1, shortcut: str = "projection"
+    ) -> None:
         super().__init__()
         outputs = width * self.expansion
         self.conv1 = _conv(inputs, width, 1)
@@ -60,7 +84,7 @@ class Bottleneck(nn.Module):
         self.conv3 = _conv(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, outputs, stride)
+        self.downsample = _shortcut(inputs, outputs, stride, shortcut)
 
     def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B _ _ _"]:
         identity = x if self.downsample is None else self.downsample(x)
@@ -73,6 +97,7 @@ BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
 }
+SHORTCUTS = ("projection", "padding")
 # Table 1 of the paper: depth -> block, blocks per stage.
 DEPTHS: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -87,8 +112,8 @@ class ResNet(nn.Module):
     """Stages of residual blocks, each of half the resolution and twice the width of the last.
 
     ``ResNet.of_depth(50)`` is a network of the paper's Table 1;
-    ``ResNet("basic", (3, 3, 3), num_classes=10, width=16, stem="cifar")`` is the ResNet-20 of its
-    section 4.2 (with projection shortcuts).
+    ``ResNet("basic", (3, 3, 3), num_classes=10, width=16, stem="cifar", shortcut="padding")`` is the
+    ResNet-20 of its section 4.2.
 
     Args:
         block: "basic" or "bottleneck".
@@ -98,9 +123,11 @@ class ResNet(nn.Module):
         width: Channels of the first stage.
         stem: "imagenet" (7x7 convolution and max-pooling, a quarter of the resolution) or
             "cifar" (3x3 convolution, full resolution).
+        shortcut: Where the shape changes: "projection" (a 1x1 convolution, option B of section 3.3)
+            or "padding" (no parameters, option A).
 
     Raises:
-        ConfigError: ``block`` or ``stem`` is not one of those above.
+        ConfigError: ``block``, ``stem`` or ``shortcut`` is not one of those above.
     """
 
     def __init__(
@@ -112,10 +139,13 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         width: int = 64,
         stem: str = "imagenet",
+        shortcut: str = "projection",
     ) -> None:
         super().__init__()
         if block not in BLOCKS:
             raise ConfigError(f"block is {block!r}: expected one of {', '.join(BLOCKS)}")
+        if shortcut not in SHORTCUTS:
+            raise ConfigError(f"shortcut is {shortcut!r}: expected one of {', '.join(SHORTCUTS)}")
         if stem == "imagenet":
             self.conv1 = _conv(in_channels, width, 7, stride=2)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
@@ -134,7 +164,8 @@ class ResNet(nn.Module):
             stage_width = width * 2**stage
             blocks: list[nn.Module] = []
             for i in range(count):
-                blocks.append(make(channels, stage_width, stride=2 if i == 0 and stage else 1))
+                stride = 2 if i == 0 and stage else 1
+                blocks.append(make(channels, stage_width, stride, shortcut))
                 channels = stage_width * make.expansion
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))

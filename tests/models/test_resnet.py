@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 from common.models import ResNet
+from common.models.resnet import PaddedIdentity
 from common.utils.errors import ConfigError
 
 
@@ -44,6 +45,21 @@ def test_the_cifar_stem_keeps_the_resolution_and_resnet_20_has_its_size() -> Non
     assert sum(p.numel() for p in resnet20.parameters()) == 269_722 + 2_752
 
 
+def test_a_padded_shortcut_skips_pixels_and_appends_zeros() -> None:
+    x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
+    out = PaddedIdentity(stride=2, extra=3)(x)
+    assert out.shape == (1, 5, 2, 2)
+    assert out[0, 0].tolist() == [[0.0, 2.0], [8.0, 10.0]]
+    assert out[0, 1].tolist() == [[16.0, 18.0], [24.0, 26.0]]
+    assert not out[:, 2:].any()
+
+
+def test_padded_shortcuts_have_no_parameters() -> None:
+    plain = ResNet("basic", (3, 3, 3), 10, width=16, stem="cifar", shortcut="padding")
+    assert sum(p.numel() for p in plain.parameters()) == 269_722
+    assert not any("downsample" in name for name in plain.state_dict())
+
+
 def test_other_channels_and_classes() -> None:
     model = ResNet.of_depth(18, num_classes=5, in_channels=1)
     assert model.num_features == 512
@@ -57,3 +73,5 @@ def test_wrong_names_are_refused_with_the_right_ones() -> None:
         ResNet("wide")
     with pytest.raises(ConfigError, match="stem is 'mnist': expected one of imagenet, cifar"):
         ResNet(stem="mnist")
+    with pytest.raises(ConfigError, match="shortcut is 'none': expected one of projection, pad"):
+        ResNet(shortcut="none")

@@ -6,30 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from common.models import VisionTransformer
+from common.models.vit_timm import load_timm_weights
 from common.utils.errors import ConfigError, DataError
-
-# timm's name -> ours; the rest of a layer's name is kept.
-NAMES = {
-    "cls_token": "class_token",
-    "pos_embed": "positions",
-    "patch_embed.proj.": "patch_embedding.",
-    "blocks.": "encoder.",
-    ".norm1.": ".attention_residual.norm.",
-    ".norm2.": ".feed_forward_residual.norm.",
-    ".attn.qkv.": ".attention.in_proj.",
-    ".attn.proj.": ".attention.out_proj.",
-    ".mlp.fc1.": ".feed_forward.linear1.",
-    ".mlp.fc2.": ".feed_forward.linear2.",
-}
-
-
-def from_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, value in weights.items():
-        for theirs, ours in NAMES.items():
-            name = name.replace(theirs, ours)
-        renamed[name] = value
-    return renamed
 
 
 def small(**options: int) -> VisionTransformer:
@@ -52,7 +30,7 @@ def test_equals_timm_with_its_weights() -> None:
         nn.init.normal_(parameter, std=0.1)
     sizes = {"d_model": 192, "num_heads": 3, "num_layers": 3, "d_ff": 768}
     ours = VisionTransformer(32, 8, num_classes=7, **sizes).double().eval()
-    ours.load_state_dict(from_timm(reference.state_dict()))
+    load_timm_weights(ours, reference.state_dict())
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         features, expected = ours.features(images), reference.forward_features(images)

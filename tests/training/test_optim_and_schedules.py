@@ -94,6 +94,31 @@ def test_each_shape_ends_where_it_should() -> None:
     assert stable[-1] == pytest.approx(0.0)
 
 
+def test_multistep_is_torchs_multi_step_lr() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [32, 48], gamma=0.1)
+    rates = []
+    for _ in range(64):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    curve = _curve(64, name="multistep", milestones=[32, 48])
+    assert curve == pytest.approx(rates, rel=1e-12)
+    assert curve[31:33] == pytest.approx([1.0, 0.1])  # 32 updates at the peak
+
+
+def test_a_warm_up_may_be_a_constant_lower_rate() -> None:
+    curve = _curve(name="multistep", milestones=[50], warmup_steps=10, warmup_factor=0.2)
+    assert curve[:11] == [0.2] * 10 + [1.0]
+    assert curve[49:51] == pytest.approx([1.0, 0.1])
+
+
+@pytest.mark.parametrize("milestones", [[], [0, 5], [40, 20]])
+def test_milestones_that_do_not_rise_are_refused(milestones: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.milestones is .* rising"):
+        _curve(name="multistep", milestones=milestones)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear", "inverse_sqrt", "wsd"])
 def test_rates_are_positive_until_the_end_and_never_above_the_peak(name: str) -> None:
     curve = _curve(name=name, warmup_steps=7)
