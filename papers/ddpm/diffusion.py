@@ -18,7 +18,7 @@ from common.utils.errors import ConfigError
 EpsilonModel = Callable[[Tensor, Tensor], Tensor]
 
 
-def linear_betas(num_steps: int, beta_start: float, beta_end: float) -> Float[Tensor, "T"]:
+def linear_betas(num_steps: int, beta_start: float, beta_end: float) -> Float[Tensor, " T"]:
     """The variances beta_1 .. beta_T of section 4: equally spaced, in float64.
 
     Raises:
@@ -52,9 +52,9 @@ class GaussianDiffusion(nn.Module):
 
     def __init__(
         self,
-        betas: Float[Tensor, "T"],
+        betas: Float[Tensor, " T"],
         variance: str = "large",
-        timesteps: Int[Tensor, "T"] | None = None,
+        timesteps: Int[Tensor, " T"] | None = None,
     ) -> None:
         super().__init__()
         betas = betas.double()
@@ -80,7 +80,7 @@ class GaussianDiffusion(nn.Module):
         steps = torch.arange(len(betas)) if timesteps is None else timesteps
         self.register_buffer("timesteps", steps, persistent=False)
 
-    def _at(self, name: str, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:
+    def _at(self, name: str, t: Int[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
         table: Tensor = getattr(self, name)
         return table[t].view(-1, 1, 1, 1)
 
@@ -89,7 +89,7 @@ class GaussianDiffusion(nn.Module):
     def q_sample(
         self,
         x_0: Float[Tensor, "B C H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         epsilon: Float[Tensor, "B C H W"],
     ) -> Float[Tensor, "B C H W"]:
         """x_t ~ q(x_t | x_0), equation 4: sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon."""
@@ -98,7 +98,7 @@ class GaussianDiffusion(nn.Module):
     def predict_x_0(
         self,
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         epsilon: Float[Tensor, "B C H W"],
     ) -> Float[Tensor, "B C H W"]:
         """Equation 4 solved for x_0 (eq. 15)."""
@@ -108,7 +108,7 @@ class GaussianDiffusion(nn.Module):
         self,
         x_0: Float[Tensor, "B C H W"],
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
         """mu~_t of q(x_{t-1} | x_t, x_0), equation 7; its variance is ``posterior_variance``."""
         return self._at("weight_of_x_0", t) * x_0 + self._at("weight_of_x_t", t) * x_t
@@ -119,9 +119,9 @@ class GaussianDiffusion(nn.Module):
         self,
         model: EpsilonModel,
         x_0: Float[Tensor, "B C H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         epsilon: Float[Tensor, "B C H W"],
-    ) -> Float[Tensor, "B"]:
+    ) -> Float[Tensor, " B"]:
         """L_simple of each image, equation 14; the mean over pixels stands for the squared norm."""
         predicted = model(self.q_sample(x_0, t, epsilon), self.timesteps[t])
         return (epsilon - predicted).square().mean(dim=(1, 2, 3))
@@ -131,7 +131,7 @@ class GaussianDiffusion(nn.Module):
     def p_sample(
         self,
         x_t: Float[Tensor, "B C H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         epsilon: Float[Tensor, "B C H W"],
         z: Float[Tensor, "B C H W"],
         *,

@@ -64,7 +64,7 @@ class DiffusionTask(Task):
         self.model = UNet(channels, self.config)
 
     def forward(
-        self, x_t: Float[Tensor, "B C H W"], t: Int[Tensor, "B"]
+        self, x_t: Float[Tensor, "B C H W"], t: Int[Tensor, " B"]
     ) -> Float[Tensor, "B C H W"]:
         """The noise in ``x_t``."""
         return self.model(x_t, t)

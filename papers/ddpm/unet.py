@@ -48,7 +48,7 @@ class UNetConfig:
             )
 
 
-def time_embedding(t: Int[Tensor, "B"], width: int) -> Float[Tensor, "B D"]:
+def time_embedding(t: Int[Tensor, " B"], width: int) -> Float[Tensor, "B D"]:
     """Sines, then cosines, of t at wavelengths from 2 pi to 10000 times 2 pi (appendix B)."""
     half = width // 2
     exponents = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - 1, 1)
@@ -158,7 +158,9 @@ class UNet(nn.Module):
         self.last_norm = nn.GroupNorm(config.groups, channels)
         self.last = zeroed(nn.Conv2d(channels, folded, 3, padding=1))
 
-    def forward(self, x: Float[Tensor, "B C H W"], t: Int[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B C H W"]:
         """The noise in ``x`` at step ``t``."""
         config, patch = self.config, self.config.patch_size
         time = self.time_2(F.silu(self.time_1(time_embedding(t, config.channels))))
