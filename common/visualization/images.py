@@ -73,7 +73,7 @@ def plot_image_grid(
                 middle = (column + 0.5) * tiles.shape[-1]
                 text = label.replace("$", r"\$")
                 axis.text(middle, 0, text, ha="center", va="bottom", fontsize=6)
-        figure.get_layout_engine().set(h_pad=0.0, w_pad=0.02, hspace=0.0, wspace=0.0)
+        figure.set_layout_engine("constrained", h_pad=0.0, w_pad=0.02, hspace=0.0, wspace=0.0)
         if title:
             figure.suptitle(title.replace("$", r"\$"), fontsize=9)
         save_figure(figure, out)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.config import default_checkpoint, find_run, load_run_config
 from common.data.labelled_images import load_labelled_images
-from common.training import restore_task
+from common.training import Trainer, restore_task
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
 from common.visualization import plot_image_grid
@@ -48,6 +48,7 @@ def main() -> None:
         data = load_labelled_images(config.data, context, config.seed)
         task = DiffusionTask(config.model, config.diffusion)
         task = restore_task(task, data.info, config, context)
+        task.to(Trainer(config.trainer).device)
         count, columns = max(arguments.count, 1), 8
         if arguments.progress:
             images, columns = snapshots(task, count, arguments.seed, arguments.steps), _SNAPSHOTS
