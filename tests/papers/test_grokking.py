@@ -233,7 +233,7 @@ def test_a_table_that_cannot_be_made_or_split_is_one_line(values: dict, message:
 
 
 def test_train_evaluate_and_plot_agree(tmp_path: Path) -> None:
-    trained = _run("train", *SMALL, "trainer.max_steps=8", "trainer.eval_every=4")
+    trained = _run("train", *SMALL, "trainer.max_steps=20", "trainer.eval_every=10")
     assert trained.returncode == 0, trained.stderr
     (run,) = (get_outputs_dir() / "grokking").iterdir()
     record = json.loads((run / "run.json").read_text())
