@@ -53,12 +53,10 @@ __all__ = [
     "length_limits",
     "length_penalty_factor",
     "load_timm_weights",
-    "scaled_dot_product",
-    "sinusoidal_table",
-    "timm_weights",
     "sample",
     "scaled_dot_product",
     "sinusoidal_table",
+    "timm_weights",
     "top_k_filter",
     "top_p_filter",
 ]
