@@ -9,6 +9,7 @@ fresh process: a loop does not know what another library has changed.
     python -m benchmarks.step_overhead --json benchmarks/results/step_overhead.json
 """
 
+import gc
 import time
 from functools import partial
 
@@ -124,6 +125,7 @@ def sample(row: str, quick: bool = False) -> dict[str, float]:
         realistic = kind == "realistic"
         fit = partial(run_loop, loop, one_step, _no_tick, realistic)
         fit()  # what the library imports, and what it does once in a process
+        gc.collect()  # or a collection of all that was imported falls into anybody's fit
         values[f"fit_{kind}"] = timed(fit).wall * 1e3
         for name, workload in workloads.items():
             clock = StepClock(workload.steps_per_epoch // 2, workload.steps_per_epoch)

@@ -12,8 +12,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["common.models", "common.losses", "common.metrics"], "beartype.beartype")
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from loguru import logger
 
 torch.set_num_threads(1)
 
@@ -22,6 +25,15 @@ torch.set_num_threads(1)
 def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """No test touches the person's own ``assets/``."""
     monkeypatch.setenv("ASSETS_DIR", str(tmp_path_factory.mktemp("assets")))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What is logged while the test runs, outside of a run with a log of its own."""
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    yield lines
+    logger.remove(sink)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -96,6 +96,20 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_the_example_of_private_training_runs_and_gives_about_what_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("opacus")
+    page = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    result = re.compile(r"test accuracy ([0-9.]+) at epsilon ([0-9.]+)\n")
+    exec(compile(block, "privacy.md", "exec"), {"__name__": "page"})
+    accuracy, epsilon = map(float, result.search(capsys.readouterr().out).groups())
+    said_accuracy, said_epsilon = map(float, result.search(page).groups())
+    assert accuracy == pytest.approx(said_accuracy, abs=0.03)
+    assert epsilon == said_epsilon <= 3.0
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_of_the_documentation_compiles(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

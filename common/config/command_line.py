@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.context import RunContext
-from common.config.files import show_path
+from common.config.files import parse_config, show_path
 from common.config.load import compose, load_run_config
 from common.config.locate import group_options
 from common.config.overrides import expand_sweep
@@ -18,7 +18,6 @@ from common.config.runs import default_checkpoint, find_run
 from common.config.schema import walk
 from common.config.usage import usage
 from common.utils.errors import ConfigError, exit_on_error
-from common.utils.logging import setup_logger
 from common.utils.text import nearest
 
 _FLAGS = {"--help": "help", "-h": "help", "-m": "multirun", "--multirun": "multirun"}
@@ -64,9 +63,11 @@ def launch(main: Main, schema: type, anchor: str | Path, *, needs_run: bool = Fa
         arguments = parse_arguments(sys.argv[1:], schema, needs_run)
         folder = Path(anchor).absolute().parent
         if arguments.help:
-            sys.stdout.write(usage(main, schema, Path(anchor).absolute(), needs_run))
+            sys.stdout.write(_help(main, schema, Path(anchor).absolute(), arguments, needs_run))
             return
         if needs_run:
+            from common.utils.logging import setup_logger
+
             setup_logger()
             arguments.run = str(find_run(arguments.run, folder))
         jobs = [arguments.overrides]
@@ -117,6 +118,19 @@ def parse_arguments(words: Sequence[str], schema: type, needs_run: bool = False)
             f"--resume and {other} exclude each other: a resumed run goes on with its own config"
         )
     return arguments
+
+
+def _help(main: Main, schema: type, anchor: Path, arguments: Arguments, needs_run: bool) -> str:
+    """The help; it shows what the rest of the command line would come to, also where it is wrong."""
+    if needs_run:
+        return usage(main, schema, anchor, needs_run=True)
+    overrides = [] if arguments.multirun else arguments.overrides
+    try:
+        _, context = _compose(schema, anchor, arguments, overrides)
+    except ConfigError as error:
+        return usage(main, schema, anchor, problem=str(error))
+    composed = parse_config(context.to_yaml(), "the configuration")
+    return usage(main, schema, anchor, composed=composed)
 
 
 def _compose(

@@ -1,12 +1,13 @@
-"""What ``--help`` prints: the forms of a command line and every field of the schema."""
+"""What ``--help`` prints: the forms of a command line, and every field with what a run makes of it."""
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.config.files import ConfigFile
 from common.config.locate import groups_of
-from common.config.schema import MISSING, defaults_of, section_of, walk
+from common.config.schema import MISSING, defaults_of, lookup, section_of, walk
 from common.config.tree import ABSENT, read
 from common.config.validate import describe, show
 from common.utils.paths import get_project_root
@@ -33,7 +34,15 @@ values:
 """
 
 
-def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool) -> str:
+def usage(
+    main: Callable[..., Any],
+    schema: type,
+    anchor: Path,
+    *,
+    needs_run: bool = False,
+    composed: ConfigFile | None = None,
+    problem: str = "",
+) -> str:
     """The help of an experiment.
 
     Args:
@@ -41,6 +50,8 @@ def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool)
         schema: Its dataclass.
         anchor: Its script.
         needs_run: Whether it reads a run instead of a configuration file.
+        composed: What a run would be configured with, and where each value comes from.
+        problem: Why there is no such configuration.
     """
     about = (inspect.getdoc(main) or "").split("\n")[0]
     parts = [f"usage: {program(anchor)} [options] [values]\n"]
@@ -57,14 +68,19 @@ def usage(main: Callable[..., Any], schema: type, anchor: Path, needs_run: bool)
             parts.append("configuration files: " + ", ".join(files) + "\n")
         for group, options in groups_of(folder).items():
             parts.append(f"group {group}: {', '.join(options)}\n")
-    parts.append(
-        "keys, with the schema's defaults (--cfg job shows what the files make of them):\n"
-        + "".join(f"  {line}\n" for line in _keys(schema))
-    )
+    shown = "the schema's defaults"
+    if composed is not None:
+        shown = "the value a run takes and, where that is another, the schema's default"
+    elif needs_run:
+        shown += " (what holds is the run's own value)"
+    elif problem:
+        shown += f" (a run would be refused: {problem})"
+    lines = _keys(schema, composed or ConfigFile(""))
+    parts.append(f"keys, with {shown}:\n" + "".join(f"  {line}\n" for line in lines))
     return "\n".join(parts)
 
 
-def _keys(schema: type) -> list[str]:
+def _keys(schema: type, composed: ConfigFile) -> list[str]:
     defaults = defaults_of(schema)
     rows = []
     for field in walk(schema):
@@ -77,12 +93,30 @@ def _keys(schema: type) -> list[str]:
             kind = several + ", ".join(map(str, field.option.choices))
         if field.option.limits:
             kind += f", {field.option.limits}"
-        given = "no default" if default == MISSING else f"default {show(default)}"
+        optional = ""
         if default is ABSENT:  # inside a section that is null unless it is given
-            given = "in an optional section"
+            section, _, name = field.key.rpartition(".")
+            default, optional = _defaults_inside(schema, section)[name], f" if {section} is given"
+        given = "no default" if default == MISSING else f"default {show(default)}{optional}"
+        value = read(composed.content, field.key)
+        if value is not ABSENT and not isinstance(value, dict) and value != default:
+            given = f"{show(value)} from {_origin(composed, field.key)}; {given}"
         rows.append((field.key, f"{kind}; {given}", field.option.help))
     width = max((len(key) for key, _, _ in rows), default=0)
     return [f"{key:<{width}}  {help}  [{kind}]" for key, kind, help in rows]
+
+
+def _defaults_inside(schema: type, section: str) -> dict[str, Any]:
+    """The defaults of an optional section, for when something in it is set."""
+    field = lookup(schema, section)
+    inside = section_of(field.kind) if field is not None else None
+    return defaults_of(inside) if inside is not None else {}
+
+
+def _origin(composed: ConfigFile, key: str) -> str:
+    """The file, or the command line, that decided a value."""
+    comment = composed.comments.get(key, "")
+    return comment.partition(": ")[2] or comment
 
 
 def program(anchor: Path) -> str:

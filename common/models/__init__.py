@@ -15,15 +15,25 @@ from common.models.decoding import (
     length_penalty_factor,
 )
 from common.models.dropout import Dropout
+from common.models.gpt import GPT
 from common.models.incremental import DecoderState
 from common.models.kv_cache import KVCache
 from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from common.models.resnet import ResNet
+from common.models.sampling import (
+    CachedModel,
+    filter_logits,
+    sample,
+    top_k_filter,
+    top_p_filter,
+)
 from common.models.transformer import Transformer
 from common.models.vit import VisionTransformer
 from common.models.vit_timm import load_timm_weights, timm_weights
 
 __all__ = [
+    "GPT",
+    "CachedModel",
     "DecoderState",
     "Dropout",
     "KVCache",
@@ -38,11 +48,15 @@ __all__ = [
     "VisionTransformer",
     "beam_search",
     "causal_mask",
+    "filter_logits",
     "greedy_decode",
     "length_limits",
     "length_penalty_factor",
     "load_timm_weights",
+    "sample",
     "scaled_dot_product",
     "sinusoidal_table",
     "timm_weights",
+    "top_k_filter",
+    "top_p_filter",
 ]

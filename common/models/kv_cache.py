@@ -72,24 +72,31 @@ class KVCache:
             return None
         return self._mask[:, : self._filled].view(-1, 1, self.group, self._filled)
 
-    def advance(self) -> list[LayerSlots]:
+    def advance(self, steps: int = 1) -> list[LayerSlots]:
         """Make room for one more step; the caller fills ``new`` before it reads the rest.
 
+        Args:
+            steps: More than one at once, a prompt, where each sentence has one row.
+
         Raises:
-            ValueError: there were ``max_len`` steps already.
+            ValueError: there would be more than ``max_len`` steps, or several at once for a group.
         """
-        if self.length == self.max_len:
+        if self.length + steps > self.max_len:
+            what = "a step" if steps == 1 else f"{steps} steps"
             raise ValueError(
-                f"cannot add a step after {self.length}: the cache was made for {self.max_len}; "
+                f"cannot add {what} after {self.length}: the cache was made for {self.max_len}; "
                 f"make it with a larger max_len"
             )
-        if self._filled + self.group > self.slots and not self._clear():
-            self._grow(min(2 * self.slots, self.max_len * self.group))
-        start, end = self._filled, self._filled + self.group
+        if steps > 1 and self.group > 1:
+            raise ValueError(f"{steps} steps at once need a group of 1, this one is {self.group}")
+        if self._filled + self.group * steps > self.slots and not self._clear():
+            enough = max(2 * self.slots, self._filled + self.group * steps)
+            self._grow(min(enough, self.max_len * self.group))
+        start, end = self._filled, self._filled + self.group * steps
         if self._mask is not None:
             self._mask.view(-1, self.group, self.slots)[:, :, start:end] = self._own
         self._filled = end
-        self.length += 1
+        self.length += steps
         filled = self._buffer[..., :end, :].flatten(2, 3)
         return [
             LayerSlots(*layer)

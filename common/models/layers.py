@@ -16,7 +16,7 @@ class FeedForward(nn.Module):
     Args:
         d_model: Width D.
         d_ff: Width of the inner layer.
-        activation: "relu" as in the paper, or "gelu".
+        activation: "relu" as in the paper, "gelu", or "gelu_tanh", its approximation in GPT-2.
         dropout: Probability of dropping an activation of the inner layer.
     """
 
@@ -26,7 +26,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ff)
         # In place: a linear layer's gradient does not need its output.
-        self.activation = nn.ReLU(inplace=True) if activation == "relu" else nn.GELU()
+        self.activation = (
+            nn.ReLU(inplace=True)
+            if activation == "relu"
+            else nn.GELU(approximate="tanh" if activation == "gelu_tanh" else "none")
+        )
         self.dropout = Dropout(dropout)
         self.linear2 = nn.Linear(d_ff, d_model)
         for linear in (self.linear1, self.linear2):

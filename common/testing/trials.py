@@ -80,18 +80,25 @@ class TrialServer:
 
     Args:
         modules: What is imported before the first fork.
+        root: The repository whose code runs; this one by default.
+        offline: Whether the trials have no network (see ``common.testing.offline``).
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(
+        self, modules: Sequence[str], root: Path | None = None, *, offline: bool = False
+    ) -> None:
+        root = root or get_project_root()
         self._logs = tempfile.TemporaryDirectory(prefix="trials-")
         self._count = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment["PYTHONPATH"] = str(get_project_root())
+        environment["PYTHONPATH"] = str(root)
+        python = [sys.executable, "-m"]
+        before = [*python, "common.testing.offline"] if offline else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "common.testing.trials", *modules],
+            [*before, *python, "common.testing.trials", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=get_project_root(),
+            cwd=root,
             env=environment,
             text=True,
         )

@@ -12,13 +12,32 @@ def count_steps(config: TrainerConfig, train: EpochLoader) -> int:
     Raises:
         ConfigError: if the run has no end.
     """
+    check_end(config)
     if config.max_epochs is None:
-        if config.max_steps is None:
-            raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
-        return config.max_steps
+        return config.max_steps or 0
     counts = (train.num_batches(epoch) for epoch in range(config.max_epochs))
     steps = sum(-(-count // config.accumulate) for count in counts)
     return min(steps, config.max_steps or steps)
+
+
+def check_end(config: TrainerConfig) -> None:
+    """Refuse a run that would never end.
+
+    Raises:
+        ConfigError: if neither limit is set.
+    """
+    if config.max_epochs is None and config.max_steps is None:
+        raise ConfigError("set trainer.max_steps or trainer.max_epochs: the run has no end")
+
+
+def already_ended(config: TrainerConfig, total_steps: int, step: int) -> str:
+    """What to say of a resumed run that stands at its end, or past a limit that was lowered."""
+    limits = {"trainer.max_steps": config.max_steps, "trainer.max_epochs": config.max_epochs}
+    asked = " and ".join(f"{key}={value}" for key, value in limits.items() if value is not None)
+    return (
+        f"the run stands at step {step:,}, and {asked} ends it at step {total_steps:,}: nothing "
+        "more is trained; raise the limit to go on"
+    )
 
 
 class Cadence:

@@ -70,8 +70,17 @@ class Checkpointer:
             )
         self._snapshot.reserve(size)
 
-    def save(self, state: Mapping[str, Any], step: int, best: bool = False) -> Path:
+    def save(
+        self, state: Mapping[str, Any], step: int, best: bool = False, *, is_extra: bool = False
+    ) -> Path:
         """Copy ``state`` of step ``step`` and start to write it; ``best`` also makes it ``best.pt``.
+
+        Args:
+            state: Tensors and plain values.
+            step: Of the state.
+            best: Whether it is the best so far.
+            is_extra: Only as ``last.pt``, because the run was stopped here. As a ``step-N.pt`` it
+                would take the place of one that the uninterrupted run keeps, and may average.
 
         Returns:
             The path of ``last.pt``, which is this checkpoint from the next ``wait`` on.
@@ -81,7 +90,7 @@ class Checkpointer:
         """
         self.wait()
         copy = self._snapshot.take(state)
-        self._pending = in_background("checkpoint", self._write, copy, step, best)
+        self._pending = in_background("checkpoint", self._write, copy, step, best, is_extra)
         return self.last
 
     def wait(self) -> None:
@@ -99,7 +108,10 @@ class Checkpointer:
         if path.parent == self._directory:
             self._link(path, best)
 
-    def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+    def _write(self, state: Mapping[str, Any], step: int, best: bool, is_extra: bool) -> None:
+        if is_extra:
+            save_checkpoint(state, self.last)
+            return
         newest = self._directory / f"step-{step}.pt"
         save_checkpoint(state, newest)
         self._link(newest, best)

@@ -120,7 +120,7 @@ class Loop:
         trainer = self._trainer
         step = trainer.state.step
         if trainer.saved_at != step:
-            trainer.save()
+            trainer.save(is_extra=True)
         trainer.settle()
         trainer.strategy.barrier()  # who ends first has the launcher end the others, in a save too
         number = trainer.request.signal_number or signal.SIGTERM

@@ -31,8 +31,24 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
     """Make the optimizer over ``task.parameter_groups``; fused where the kernels exist.
 
     Raises:
-        ConfigError: for an unknown optimizer, or a value it does not take.
+        ConfigError: for an unknown optimizer, a value it does not take, or no learning rate.
         ValueError: if a trainable tensor of the task is in no group, or in two.
+    """
+    kind, values = optimizer_values(config)
+    if config.lr is None:
+        raise ConfigError("optim.lr is not set; give a peak learning rate, e.g. optim.lr=1e-3")
+    groups = task.parameter_groups(config.weight_decay)
+    _check_groups(task, groups)
+    if "fused" in inspect.signature(kind).parameters and _can_fuse(task):
+        values["fused"] = True
+    return kind(groups, **values)
+
+
+def optimizer_values(config: OptimizerConfig) -> tuple[type[Optimizer], dict[str, Any]]:
+    """The optimizer's class and the arguments that ``config`` sets.
+
+    Raises:
+        ConfigError: for an unknown optimizer, or a value it does not take.
     """
     known = {
         name.lower(): value
@@ -44,8 +60,6 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
         raise ConfigError(
             f"optim.name is '{config.name}': {did_you_mean(config.name.lower(), known)}"
         )
-    if config.lr is None:
-        raise ConfigError("optim.lr is not set; give a peak learning rate, e.g. optim.lr=1e-3")
     values: dict[str, Any] = {
         "lr": config.lr,
         "weight_decay": config.weight_decay,
@@ -60,11 +74,7 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
         if key != "weight_decay" or values[key]:
             raise ConfigError(f"optim.{key} is set, but torch.optim.{kind.__name__} has no {key}")
         del values[key]
-    groups = task.parameter_groups(config.weight_decay)
-    _check_groups(task, groups)
-    if "fused" in accepted and _can_fuse(task):
-        values["fused"] = True
-    return kind(groups, **values)
+    return kind, values
 
 
 def _can_fuse(task: Task) -> bool:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
-from torch import Tensor
-from torch.optim import Optimizer
 
 from common.data.randomness import seed_generators
 from common.training.callbacks import Callback
@@ -107,7 +105,6 @@ def restore(trainer: "Trainer", path: Path) -> None:
         strategy.load_optimizer(trainer.task, trainer.optimizer, checkpoint["optimizer"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} holds the state of another optimizer: {error}") from None
-    _lay_out_like_weights(trainer.optimizer)
     _keep_asked_values(trainer, asked)
     strategy.load_state_dict(checkpoint["strategy"])
     trainer.precision.load_state_dict(checkpoint["precision"])
@@ -122,20 +119,6 @@ def restore(trainer: "Trainer", path: Path) -> None:
     for name, callback in _named(trainer.callbacks):
         if name in checkpoint["callbacks"]:
             callback.load_state_dict(checkpoint["callbacks"][name])
-
-
-def _lay_out_like_weights(optimizer: Optimizer) -> None:
-    """Give moments their weight's order in memory (``channels_last``), which files do not keep.
-
-    PyTorch's fused optimizers pair elements by their place in memory: over another order they
-    would update each element with another one's moments.
-    """
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or value.shape != weight.shape:
-                continue
-            if value.stride() != weight.stride():
-                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _keep_asked_values(trainer: "Trainer", asked: Sequence[dict[str, Any]]) -> None:

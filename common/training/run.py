@@ -8,7 +8,11 @@ from typing import Any
 from loguru import logger
 
 from common.config import RunContext
-from common.training.strategies import build_strategy
+from common.training.cadence import check_end
+from common.training.loggers import check_loggers
+from common.training.optim import OptimizerConfig, optimizer_values
+from common.training.schedules import ScheduleConfig, build_schedule
+from common.training.strategies import Strategy, build_strategy
 from common.utils.checkpoint import latest_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.runs import Run
@@ -21,17 +25,20 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
 
     A new run gets a new directory. ``--resume RUN`` opens that one again, and
     ``run.resume_from`` is its newest readable checkpoint. Under ``torchrun`` all ranks have the
-    main rank's directory, and only that rank writes the record.
+    main rank's directory, and only that rank writes the record. What the configuration alone shows
+    to be wrong is refused before there is a directory.
 
     Args:
         config: A configuration with ``seed`` and ``trainer`` (``TrainerConfig``).
         context: What the command line said.
 
     Raises:
+        ConfigError: if values contradict each other, the machine, or how the process was started.
         CheckpointError: if the run to be resumed has no readable checkpoint.
         FaultError: if the directory cannot be written, or another process owns it.
     """
     strategy = build_strategy(config.trainer)
+    _check(config, strategy, context.dry_run)
     rank = strategy.rank
     seed = mix_seed(config.seed, rank) if rank else config.seed
     seed_everything(seed, config.trainer.deterministic)
@@ -55,6 +62,18 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
         raise
     finally:
         strategy.close()
+
+
+def _check(config: Any, strategy: Strategy, is_dry_run: bool) -> None:
+    """Refuse what needs neither data nor model to be refused."""
+    trainer = config.trainer
+    strategy.precision_name(trainer.precision)
+    check_loggers(trainer.loggers)
+    if not is_dry_run:  # which ends after a step
+        check_end(trainer)
+    steps = None if is_dry_run or trainer.max_epochs is not None else trainer.max_steps
+    build_schedule(getattr(config, "schedule", ScheduleConfig()), steps or 1)
+    optimizer_values(getattr(config, "optim", OptimizerConfig()))
 
 
 def _place(seed: int, context: RunContext) -> tuple[Run, Path | None]:

@@ -4,14 +4,19 @@ print(summarize(task, batch))
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.training.rng import preserved_rng
 from common.training.task import Batch, Task, batch_size, to_device
 from common.visualization.tables import text_table
+
+_NO_MODULE = "(in no module)"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class ModuleSummary:
         parameters: Numbers in its parameters; one shared with a module before it counts there.
         trained: Those of them that are trained.
         flops: Of its forward pass, per example; of a container, those of its parts.
+        tied: Parameters it uses that count elsewhere, by the name under which they count.
     """
 
     name: str
@@ -31,6 +37,13 @@ class ModuleSummary:
     parameters: int
     trained: int
     flops: float
+    tied: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its class, and what it is tied to."""
+        tied = f"tied to {', '.join(self.tied)}" if self.tied else ""
+        return ", ".join(filter(None, [self.kind, tied]))
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ class ModelSummary:
     counts whole.
 
     Attributes:
-        modules: In the order of definition, down to the depth asked for.
+        modules: In the order of definition, down to the depth asked for; last, if it costs
+            anything, what is computed in no module, such as a product with a tied matrix.
         parameters: Numbers in all parameters, shared ones once.
         trained: Those of them that are trained.
         forward_flops: Of the forward pass and the loss, per example; also what is in no module.
@@ -60,7 +74,7 @@ class ModelSummary:
     def __str__(self) -> str:
         columns = [
             [row.name for row in self.modules],
-            [row.kind for row in self.modules],
+            [row.label for row in self.modules],
             _aligned([f"{row.parameters:,}" for row in self.modules]),
             _aligned([f"{row.trained:,}" for row in self.modules]),
             _aligned([_si(row.flops) for row in self.modules]),
@@ -89,8 +103,9 @@ def summarize(task: Task, batch: Batch, depth: int = 2) -> ModelSummary:
     if depth < 1:
         raise ValueError(f"depth is {depth}; expected at least 1")
     size = batch_size(batch)
-    by_module, forward, training = _count_flops(task, batch)
+    by_module, forward, training, borrowed = _count_flops(task, batch)
     owners = _owners(task)
+    names = {p: name for name, p in task.named_parameters()}
     rows = []
     for name, module in task.named_modules():
         if name and name.count(".") < depth:
@@ -102,8 +117,16 @@ def summarize(task: Task, batch: Batch, depth: int = 2) -> ModelSummary:
                     sum(p.numel() for p in owned),
                     sum(p.numel() for p in owned if p.requires_grad),
                     _flops_inside(module, name, by_module) / size,
+                    tuple(
+                        names[p]
+                        for p in module.parameters()
+                        if not _is_inside(names[p].rpartition(".")[0], name)
+                    ),
                 )
             )
+    parts = (_flops_inside(module, name, by_module) for name, module in task.named_children())
+    if (rest := forward - sum(parts)) > 0:
+        rows.append(ModuleSummary(_NO_MODULE, "", 0, 0, rest / size, borrowed))
     parameters = [p for _, p in owners]
     return ModelSummary(
         tuple(rows),
@@ -126,15 +149,39 @@ class _Step(nn.Module):
         return self.task.train_step(batch).loss_sum
 
 
-def _count_flops(task: Task, batch: Batch) -> tuple[dict[str, int], int, int]:
-    """FLOPs of a forward pass by module and in all, and of forward and backward pass in all."""
+class _Borrowed(TorchFunctionMode):
+    """Notes the parameters that are used while no module of the task is at work."""
+
+    def __init__(self, task: Task, parents: Callable[[], set[str]]) -> None:
+        super().__init__()
+        self._names = {id(p): name for name, p in task.named_parameters()}
+        self._parents = parents
+        self.found: dict[str, None] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if self._parents() <= {"Global", _Step.__name__}:
+            used = (*args, *(kwargs or {}).values())
+            named = (self._names[id(value)] for value in used if id(value) in self._names)
+            self.found |= dict.fromkeys(named)
+        return func(*args, **(kwargs or {}))
+
+
+def _count_flops(task: Task, batch: Batch) -> tuple[dict[str, int], int, int, tuple[str, ...]]:
+    """FLOPs of a forward pass by module and in all, of forward and backward pass in all.
+
+    Last, the parameters that the forward pass uses outside of all modules.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     step = _Step(copy.deepcopy(task).train())
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
     batch = to_device(batch, device)
     with preserved_rng(), torch.enable_grad():
-        with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        forward = FlopCounterMode(display=False)
+        borrowed = _Borrowed(step.task, lambda: forward.mod_tracker.parents)
+        with torch.no_grad(), forward, borrowed:
             step(batch)
         with FlopCounterMode(display=False) as training:
             step(batch).backward()
@@ -144,7 +191,8 @@ def _count_flops(task: Task, batch: Batch) -> tuple[dict[str, int], int, int]:
         for name, counts in forward.get_flop_counts().items()
         if name.startswith(prefix)
     }
-    return by_module, forward.get_total_flops(), training.get_total_flops()
+    totals = forward.get_total_flops(), training.get_total_flops()
+    return by_module, *totals, tuple(borrowed.found)
 
 
 def _flops_inside(module: nn.Module, name: str, by_module: dict[str, int]) -> int:

@@ -24,7 +24,7 @@ from common.data.info import DatasetInfo
 from common.data.loaders import EpochLoader
 from common.data.subsets import FirstBatches
 from common.training.acceleration import accelerate_task, set_up_device
-from common.training.cadence import Cadence, count_steps
+from common.training.cadence import Cadence, already_ended, count_steps
 from common.training.callbacks import HOOKS, Callback, standard_callbacks
 from common.training.checkpointing import Checkpointer
 from common.training.config import TrainerConfig
@@ -34,6 +34,7 @@ from common.training.loop import Loop, stops_evaluation
 from common.training.meters import Meter
 from common.training.optim import OptimizerConfig, build_optimizer
 from common.training.out_of_memory import explained_out_of_memory
+from common.training.precision import Precision
 from common.training.reporting import Reporter
 from common.training.resume import capture, expected_size, restore
 from common.training.schedules import Schedule, ScheduleConfig, build_schedule
@@ -90,7 +91,7 @@ class Trainer:
         self.units = units
         self.strategy = build_strategy(self.config, seed)
         self.device = self.strategy.device
-        self.precision = self.strategy.precision(self.config.precision)
+        self.precision = Precision(self.strategy.precision_name(self.config.precision), self.device)
         self.state = TrainState()
         self.metrics: dict[str, float] = {}
         self.meter = Meter()
@@ -166,6 +167,8 @@ class Trainer:
         if resume is not None:
             restore(self, resume)
             self.saved_at = self.state.step
+            if self.is_main and self.state.step >= self.total_steps:
+                logger.warning(already_ended(self.config, self.total_steps, self.state.step))
             if self.checkpointer is not None and self.is_main:
                 self.checkpointer.name(resume, self.state.best_step == self.state.step)
         if self.run is not None and self.is_main:
@@ -243,14 +246,21 @@ class Trainer:
         """Give the loggers a record beside those of training and validation."""
         self.reporter.emit(self, record)
 
-    def save(self, best: bool = False) -> Path | None:
-        """Write a checkpoint of this moment; ``None`` without a run directory."""
+    def save(self, best: bool = False, *, is_extra: bool = False) -> Path | None:
+        """Write a checkpoint of this moment; ``None`` without a run directory.
+
+        Args:
+            best: Whether it is the best so far.
+            is_extra: Whether it is only there to go on from (see ``Checkpointer.save``).
+        """
         self.saved_at = self.state.step
         if self.checkpointer is None:
             return None
         self.state.wall_seconds = self.reporter.seconds
         state = capture(self)
-        return self.checkpointer.save(state, self.state.step, best) if self.is_main else None
+        if not self.is_main:
+            return None
+        return self.checkpointer.save(state, self.state.step, best, is_extra=is_extra)
 
     # ---- phases ---------------------------------------------------------------------------
 

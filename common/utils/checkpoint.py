@@ -134,6 +134,8 @@ def link_checkpoint(source: Path, target: Path) -> None:
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str = "weights") -> None:
     """Copy ``weights`` into ``module`` if every key, shape and kind fits; otherwise change nothing.
 
+    Floating-point kinds may differ; a warning says if the module's own cannot hold the numbers.
+
     Raises:
         CheckpointError: listing the first ten differences and their count.
     """
@@ -156,6 +158,21 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str)
     if problems:
         shown = "; ".join(problems[:10]) + ("; ..." if len(problems) > 10 else "")
         raise CheckpointError(f"{source} does not fit: {len(problems)} differences: {shown}")
+    rounded = [key for key in expected if _is_lossy(weights[key].dtype, expected[key].dtype)]
+    if rounded:
+        given, kept = weights[rounded[0]].dtype, expected[rounded[0]].dtype
+        logger.warning(
+            f"{source}: {len(rounded)} tensors are rounded to the model's kind, such as "
+            f"{rounded[0]} from {given} to {kept}; convert the model first to keep them"
+        )
+
+
+def _is_lossy(given: torch.dtype, kept: torch.dtype) -> bool:
+    """Whether floating-point numbers lose digits or range; fp16 and bf16 into fp32 lose nothing."""
+    if given == kept or not (given.is_floating_point and kept.is_floating_point):
+        return False
+    ours, theirs = torch.finfo(kept), torch.finfo(given)
+    return theirs.eps < ours.eps or theirs.max > ours.max or theirs.tiny < ours.tiny
 
 
 def _verify(path: Path) -> None:

@@ -7,8 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.utils.paths import get_project_root
 
 _PACKAGES = ("torch", "numpy", "datasets", "tokenizers", "timm", "torchvision", "hydra-core")
@@ -43,6 +41,7 @@ def versions() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory in GiB, and accelerators."""
     import psutil
+    import torch
 
     return {
         "platform": platform.platform(),

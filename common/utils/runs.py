@@ -2,7 +2,7 @@
 
 A run leaves ``config.yaml`` (resolved, with provenance), ``run.json`` (what made it and how it
 ended), ``metrics.jsonl``, ``history.json``, ``plots/``, ``tensorboard/``, ``checkpoints/`` and
-``logs/train.log``.
+``logs/train.log``. ``python -m common.utils.runs list | show | compare | clean`` browses them.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -269,3 +270,7 @@ def slug(overrides: Sequence[str]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":  # the commands stand on higher floors, which this one may not import
+    import_module("common.records.browse").main()

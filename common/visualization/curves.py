@@ -49,13 +49,13 @@ def plot_training_curves(
     """
     runs = histories if isinstance(histories, Mapping) else {"": histories}
     records = {label: read_history(history) for label, history in runs.items()}
-    panels = _panels(records, metrics)
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    chosen = panels(records, metrics)
+    columns = min(3, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
     with house_style():
         figure = new_figure(4.6 * columns, 3.2 * rows)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, (title, keys) in zip(axes, panels.items(), strict=False):
+        for axis, (title, keys) in zip(axes, chosen.items(), strict=False):
             for index, (label, history) in enumerate(records.items()):
                 for key in keys:
                     _draw(axis, history, key, label, f"C{index}", len(records) > 1, smooth)
@@ -65,7 +65,7 @@ def plot_training_curves(
                 axis.set_yscale("log")
             if len(axis.get_lines()) > 1:
                 axis.legend()
-        for axis in axes[len(panels) :]:
+        for axis in axes[len(chosen) :]:
             axis.set_visible(False)
         save_figure(figure, out)
     return figure
@@ -109,6 +109,37 @@ def rolling_mean(steps: Sequence[float], values: Sequence[float], window: float)
     return means
 
 
+def panels(
+    records: Mapping[str, Records], metrics: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Keys by panel; the panel of ``validation/loss`` is ``loss``.
+
+    Args:
+        records: By run.
+        metrics: Panels or full keys; by default all but times and norms per layer, losses first.
+
+    Raises:
+        DataError: if no run has one of the metrics.
+    """
+    keys = {key for history in records.values() for record in history for key in record}
+    keys -= set(_AXES)
+    found: dict[str, list[str]] = {}
+    shown = (key for key in keys if not key.startswith(_DETAILS))
+    for key in sorted(shown, key=lambda key: (not key.endswith("loss"), key)):
+        found.setdefault(key.rsplit("/", 1)[-1], []).append(key)
+    if metrics is None:
+        return found
+    chosen: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric in found:
+            chosen[metric] = found[metric]
+        elif metric in keys:
+            chosen[metric] = [metric]
+        else:
+            raise DataError(f"no run has '{metric}': {did_you_mean(metric, keys | found.keys())}")
+    return chosen
+
+
 def _record(line: str) -> dict[str, Any]:
     """One line of ``metrics.jsonl``; empty for the torn last line a kill can leave."""
     try:
@@ -116,27 +147,6 @@ def _record(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _panels(records: Mapping[str, Records], metrics: Sequence[str] | None) -> dict[str, list[str]]:
-    """Keys by panel; the panel of ``validation/loss`` is ``loss``."""
-    keys = {key for history in records.values() for record in history for key in record}
-    keys -= set(_AXES)
-    panels: dict[str, list[str]] = {}
-    shown = (key for key in keys if not key.startswith(_DETAILS))
-    for key in sorted(shown, key=lambda key: (not key.endswith("loss"), key)):
-        panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
-    if metrics is None:
-        return panels
-    chosen: dict[str, list[str]] = {}
-    for metric in metrics:
-        if metric in panels:
-            chosen[metric] = panels[metric]
-        elif metric in keys:
-            chosen[metric] = [metric]
-        else:
-            raise DataError(f"no run has '{metric}': {did_you_mean(metric, keys | panels.keys())}")
-    return chosen
 
 
 def _draw(

@@ -5,13 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from common.config import launch
 from common.utils.paths import get_project_root
@@ -161,15 +160,6 @@ def run(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         return Outcome(code, captured.out, captured.err)
 
     return call
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """What is logged while the test runs."""
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
-    yield lines
-    logger.remove(sink)
 
 
 def start(words: Sequence[str | Path], cwd: Path) -> Outcome:

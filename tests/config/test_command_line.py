@@ -187,7 +187,7 @@ def test_help_names_every_key_with_its_kind_default_and_meaning(run: Run):
     text = run("--help").out
     for part in (
         "Train the toy.",
-        "seed of everything random  [an integer, >= 0; default 0]",
+        "seed of everything random  [an integer, >= 0; 1 from config.yaml; default 0]",
         "optim.name        the optimizer  [one of adamw, sgd; default 'adamw']",
         "optim.betas       decay rates  [a list (a number), >= 0 and < 1; default [0.9, 0.98]]",
         "model.vocab_size",
@@ -199,9 +199,33 @@ def test_help_names_every_key_with_its_kind_default_and_meaning(run: Run):
         assert part in text
 
 
+def test_help_shows_what_the_rest_of_the_line_would_come_to(run: Run):
+    text = run("--help", "--config", "configs/big.yaml", "optim.lr=3e-4", "model=arcface").out
+    assert "[an integer, >= 1; 64 from configs/big.yaml; default 8]" not in text  # the group wins
+    assert "[an integer, >= 1; 32 from configs/model/arcface.yaml; default 8]" in text
+    assert "[an integer, >= 0; 7 from configs/big.yaml; default 0]" in text
+    assert "[a number, > 0; 0.0003 from command line; default 0.001]" in text
+
+
+def test_help_shows_no_secret(toy: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOY_TOKEN", "very-private")
+    (toy / "config.yaml").write_text("title: ${oc.env:TOY_TOKEN}\n")
+    text = run("--help").out
+    assert "'${oc.env:TOY_TOKEN}' from TOY_TOKEN; default 'toy'" in text
+    assert "very-private" not in text
+
+
 def test_help_works_beside_a_broken_file(toy: Path, run: Run):
     (toy / "config.yaml").write_text("a: [")
-    assert run("-h").code == 0
+    outcome = run("-h")
+    assert outcome.code == 0
+    assert "keys, with the schema's defaults (a run would be refused: " in outcome.out
+    assert ": not YAML" in outcome.out
+    assert "[an integer, >= 0; default 0]" in outcome.out
+
+
+def test_help_of_an_evaluation_needs_no_run(run: Run):
+    assert "(what holds is the run's own value)" in run("--help", needs_run=True).out
 
 
 def test_a_dry_run_is_told_to_the_experiment(run: Run):

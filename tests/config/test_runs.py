@@ -69,6 +69,34 @@ def test_evaluation_reads_the_newest_run_with_a_checkpoint(module: Any, run: Run
     assert (seen["run_dir"], seen["checkpoint"]) == (str(newest), "best")
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"started": "2026-01-05T10:00:00+00:00"}',  # a copy, or of a machine with another clock
+        '{"started": "2026-01-02T02:00:00-12:00"}',  # 14:00 in UTC
+    ],
+)
+def test_the_newest_run_is_the_one_that_says_so(module: Any, run: Run, record: str):
+    other = make_run(module, "2026-01-03_00-00-00_copy", checkpoints=("best",))
+    (other / "run.json").write_text('{"started": "2026-01-02T12:00:00+00:00"}')
+    newest = make_run(module, "2026-01-01_00-00-00", checkpoints=("best",))
+    (newest / "run.json").write_text(record)
+    assert run("title=again", needs_run=True).runs[0]["run_dir"] == str(newest)
+
+
+@pytest.mark.parametrize("record", [None, "{", "[]", "{}", '{"started": 3}', '{"started": "now"}'])
+def test_a_run_that_does_not_say_when_it_began_is_as_old_as_its_name(
+    module: Any, run: Run, record: str | None
+):
+    older = make_run(module, "2026-01-01_00-00-00", checkpoints=("best",))
+    (older / "run.json").write_text('{"started": "2026-01-01T00:00:00+00:00"}')
+    make_run(module, "renamed", checkpoints=("best",))  # which says nothing at all
+    newest = make_run(module, "2026-01-04_00-00-00_lr=1", checkpoints=("best",))
+    if record is not None:
+        (newest / "run.json").write_text(record)
+    assert run("title=again", needs_run=True).runs[0]["run_dir"] == str(newest)
+
+
 def test_evaluation_of_a_given_run_and_checkpoint(module: Any, run: Run):
     directory = make_run(module, "first", checkpoints=("last",))
     make_run(module, "second", checkpoints=("best",))

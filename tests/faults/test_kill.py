@@ -27,20 +27,6 @@ def killed_run(trials: TrialServer, directory: Path, kills: list[int], **values:
     return directory
 
 
-@pytest.fixture(scope="module")
-def whole(trials: TrialServer, tmp_path_factory: pytest.TempPathFactory):
-    """The uninterrupted run for a number of workers and of micro-batches, made once each."""
-    made: dict[int, Path] = {}
-
-    def get(accumulate: int) -> Path:
-        if accumulate not in made:
-            made[accumulate] = tmp_path_factory.mktemp("whole")
-            trials.run(TRAIN, directory=str(made[accumulate]), accumulate=accumulate)
-        return made[accumulate]
-
-    return get
-
-
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
     ("kills", "workers", "accumulate"),

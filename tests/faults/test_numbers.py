@@ -123,6 +123,30 @@ def test_a_batch_without_a_single_unit_is_skipped_and_counted(accumulate: int) -
 
 
 @pytest.mark.fault(24)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fp16_goes_on_after_a_batch_without_a_unit_as_if_it_had_not_been(accumulate: int) -> None:
+    """The scaler has unscaled gradients for which no update comes, and must be told."""
+    size = 4 * accumulate
+    rows = torch.randint(1, 10, (3 * size, 4), generator=torch.Generator().manual_seed(0))
+    padded = rows.clone()
+    padded[size : 2 * size] = 0
+    trainers = []
+    for tokens in (padded, torch.cat([rows[:size], rows[2 * size :]])):
+        torch.manual_seed(0)
+        trainers.append(
+            Trainer(TrainerConfig(max_epochs=1, accumulate=accumulate, precision="fp16"))
+        )
+        trainers[-1].fit(TokenTask(), TensorLoader({"tokens": tokens}, 4))
+    ours, reference = trainers
+    assert (ours.state.step, ours.state.skipped) == (3, 1)
+    assert (reference.state.step, reference.state.skipped) == (2, 0)
+    for one, other in zip(ours.task.parameters(), reference.task.parameters(), strict=True):
+        assert torch.equal(one, other)
+    scales = [trainer.precision.state_dict()["scale"] for trainer in trainers]
+    assert scales[0] == scales[1]
+
+
+@pytest.mark.fault(24)
 def test_a_micro_batch_of_padding_does_not_change_the_gradient_of_the_others() -> None:
     tokens = torch.randint(1, 10, (8, 4), generator=torch.Generator().manual_seed(0))
     weights = []

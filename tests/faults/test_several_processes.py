@@ -2,14 +2,19 @@
 
 All but the last tests start the two ranks themselves, with the variables that ``torchrun`` sets;
 the failing rank goes through ``torchrun``, whose agent is part of what is tested.
+The whole product of the sweep: ``pytest -n 0 -m slow tests/faults/test_several_processes.py``.
 """
 
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +27,8 @@ from common.utils import latest_checkpoint, load_checkpoint
 
 TRAIN = "tests.faults.programs:train"
 KILLED = -signal.SIGKILL
+STOPPED = 128 + signal.SIGTERM
+Whole = Callable[[int], Path]
 
 
 def start_ranks(trials: TrialServer, directory: Path, **values) -> list[Trial]:
@@ -52,44 +59,102 @@ def run_ranks(trials: TrialServer, directory: Path, expect: int = 0, **values) -
 
 
 @pytest.fixture(scope="module")
-def whole(trials: TrialServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted run of two processes."""
-    directory = tmp_path_factory.mktemp("whole")
-    run_ranks(trials, directory)
-    return directory
+def whole_of_two(trials: TrialServer, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The uninterrupted run of two processes for a number of micro-batches, made once each."""
+
+    @cache
+    def get(accumulate: int) -> Path:
+        directory = tmp_path_factory.mktemp("whole")
+        run_ranks(trials, directory, accumulate=accumulate)
+        return directory
+
+    return get
 
 
 @pytest.mark.fault(26, 1)
 @pytest.mark.parametrize(("kills", "workers"), [([7], 2), ([3, 14], 0)])
 def test_two_killed_processes_resume_to_the_uninterrupted_run(
-    trials: TrialServer, whole: Path, tmp_path: Path, kills: list[int], workers: int
+    trials: TrialServer, whole_of_two: Whole, tmp_path: Path, kills: list[int], workers: int
 ) -> None:
     for step in kills:
         run_ranks(trials, tmp_path, KILLED, kill_at=step, workers=workers)
     run_ranks(trials, tmp_path, workers=workers)
-    assert run_differences(whole, tmp_path) == []
+    assert run_differences(whole_of_two(1), tmp_path) == []
 
 
 @pytest.mark.fault(26, 3)
 @pytest.mark.parametrize("asked", ["one", "both"])
 @pytest.mark.parametrize(("moment", "at"), [("train", 5), ("eval", 2)])
 def test_all_ranks_stop_at_one_step_and_resume_exactly(
-    trials: TrialServer, whole: Path, tmp_path: Path, asked: str, moment: str, at: int
+    trials: TrialServer, whole_of_two: Whole, tmp_path: Path, asked: str, moment: str, at: int
 ) -> None:
     values = {"moment": moment, "signal_at": at}
     signals = [signal.SIGTERM]
     if asked == "one":
         values["signal_rank"] = 1
-    run_ranks(trials, tmp_path, 128 + signal.SIGTERM, signals=signals, **values)
+    run_ranks(trials, tmp_path, STOPPED, signals=signals, **values)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]
     assert state["step"] == (5 if moment == "train" else 10)
     run_ranks(trials, tmp_path)
-    assert run_differences(whole, tmp_path) == []
+    assert run_differences(whole_of_two(1), tmp_path) == []
+
+
+@pytest.mark.fault(26, 3)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_rank_whose_first_batch_after_a_resume_is_empty_goes_on_exactly(
+    trials: TrialServer, whole_of_two: Whole, tmp_path: Path, workers: int
+) -> None:
+    """The tenth batch has one example: the second rank has none, and none from before either."""
+    stop = {"signals": [signal.SIGTERM], "moment": "train", "signal_at": 9}
+    run_ranks(trials, tmp_path, STOPPED, workers=workers, **stop)
+    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]
+    assert (state["epoch"], state["batch"]) == (0, 9)
+    run_ranks(trials, tmp_path, workers=workers)
+    assert run_differences(whole_of_two(1), tmp_path) == []
+
+
+SWEEP = list(itertools.product((1, 2, 3), ("kill", "one", "both"), (0, 2), (1, 3), range(3)))
+
+
+@pytest.mark.slow
+@pytest.mark.fault(26, 1, 3)
+@pytest.mark.parametrize(("resumes", "how", "workers", "accumulate", "draw"), SWEEP)
+def test_every_end_of_two_processes_of_the_sweep(
+    trials: TrialServer,
+    whole_of_two: Whole,
+    tmp_path: Path,
+    resumes: int,
+    how: str,
+    workers: int,
+    accumulate: int,
+    draw: int,
+) -> None:
+    """Both killed after an update, or one or both asked to stop: anywhere in the two epochs."""
+    values = {"workers": workers, "accumulate": accumulate}
+    last = 19 if accumulate == 1 else 7  # before the end: what comes later is not in time
+    generator = random.Random(f"{resumes} {how} {workers} {accumulate} {draw}")
+    reached = 0
+    for _ in range(resumes):
+        if how == "kill":
+            reached = generator.randint(max(reached, 1), last)
+            run_ranks(trials, tmp_path, KILLED, kill_at=reached, **values)
+            continue
+        if reached > last - 3:
+            break
+        moment = generator.choice(("step", "train", "eval"))
+        # Calls of the task are counted in each process, updates from the beginning.
+        at = generator.randint(reached + 1, last - 1) if moment == "step" else draw + 1
+        stop = {"signals": [signal.SIGTERM], "moment": moment, "signal_at": at}
+        stop["signal_rank"] = 1 if how == "one" else None
+        run_ranks(trials, tmp_path, STOPPED, **stop, **values)
+        reached = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]["step"]
+    run_ranks(trials, tmp_path, **values)
+    assert run_differences(whole_of_two(accumulate), tmp_path) == []
 
 
 @pytest.mark.fault(26, 7)
 def test_all_ranks_fall_back_to_the_same_checkpoint(
-    trials: TrialServer, whole: Path, tmp_path: Path
+    trials: TrialServer, whole_of_two: Whole, tmp_path: Path
 ) -> None:
     run_ranks(trials, tmp_path, KILLED, kill_at=11, keep=9)
     for path in (tmp_path / "checkpoints").glob("step-*.pt"):
@@ -100,7 +165,7 @@ def test_all_ranks_fall_back_to_the_same_checkpoint(
     assert load_checkpoint(newest)["state"]["step"] == 4
     text = run_ranks(trials, tmp_path)
     assert "skipping" in text
-    assert run_differences(whole, tmp_path) == []
+    assert run_differences(whole_of_two(1), tmp_path) == []
 
 
 @pytest.mark.fault(26, 25)

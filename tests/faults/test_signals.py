@@ -20,20 +20,6 @@ from common.utils import latest_checkpoint, load_checkpoint
 TRAIN = "tests.faults.programs:train"
 
 
-@pytest.fixture(scope="module")
-def whole(trials: TrialServer, tmp_path_factory: pytest.TempPathFactory):
-    """The uninterrupted run for a number of micro-batches, made once each."""
-    made: dict[int, Path] = {}
-
-    def get(accumulate: int) -> Path:
-        if accumulate not in made:
-            made[accumulate] = tmp_path_factory.mktemp("whole")
-            trials.run(TRAIN, directory=str(made[accumulate]), accumulate=accumulate)
-        return made[accumulate]
-
-    return get
-
-
 def stopped_run(trials: TrialServer, directory: Path, number: int, **values) -> int:
     """Stop a run by a signal that it sends to its group; returns the step of its checkpoint."""
     trial = trials.start(TRAIN, directory=str(directory), signals=[number], **values)

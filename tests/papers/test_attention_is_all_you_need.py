@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import compose
+from common.config import compose, launch
 from common.data import BucketedBatches
 from common.data.info import DatasetInfo
 from common.data.pairs import PairLoader, TextPairs, load_pairs
@@ -31,6 +31,7 @@ SMALL = ["trainer.eval_every=4", "trainer.log_every=2", "trainer.keep=2", "decod
 TINY = ["model.d_model=16", "model.d_ff=32", "model.num_heads=2", "data.max_tokens=400"]
 
 
+@pytest.mark.fact("Table 3")
 @pytest.mark.parametrize(
     ("config", "count"), [("wmt14_base", 63_082_496), ("wmt14_big", 214_245_376)]
 )
@@ -42,6 +43,24 @@ def test_parameter_counts_of_table_3_with_37000_tied_tokens(config: str, count: 
     assert sum(p.numel() for p in task.parameters()) == count
 
 
+def test_help_shows_what_a_run_takes_and_what_the_schema_would_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    launch(paper.train, paper.Config, paper.__file__)
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    given, default = compose(paper.Config, paper.__file__)[0], paper.Config()
+    for section in ("model", "optim", "schedule", "data", "trainer", "decode"):
+        for name, value in vars(getattr(given, section)).items():
+            shown, line = json.dumps(value).replace('"', "'"), lines[f"{section}.{name}"]
+            same = value == getattr(getattr(default, section), name)
+            assert ("from config.yaml" in line) is not same, line
+            assert same or f"; {shown} from config.yaml; default " in line, line
+    assert "1.0 if trainer.privacy is given]" in lines["trainer.privacy.max_grad_norm"]
+
+
+@pytest.mark.fact("5.3, eq. 3")
 def test_the_rate_of_the_base_model_starts_at_step_1_and_peaks_at_7e_4() -> None:
     peak = peak_learning_rate(512, 4000)
     schedule = build_schedule(ScheduleConfig("inverse_sqrt", warmup_steps=4000), 100_000)
@@ -50,6 +69,7 @@ def test_the_rate_of_the_base_model_starts_at_step_1_and_peaks_at_7e_4() -> None
     assert max(schedule(step) for step in range(1, 10_000)) == schedule(4000) == 1.0
 
 
+@pytest.mark.fact("5.3, 5.4, 6.1, Table 3")
 def test_the_papers_own_settings_are_in_the_config() -> None:
     config, _ = compose(paper.Config, paper.__file__, "configs/wmt14_base.yaml")
     model = config.model
@@ -69,6 +89,7 @@ def test_the_papers_own_settings_are_in_the_config() -> None:
     assert (config.decode.beam_size, config.decode.length_penalty) == (4, 0.6)
 
 
+@pytest.mark.fact("5.4")
 def test_the_loss_is_smoothed_in_training_and_not_in_evaluation() -> None:
     torch.manual_seed(0)
     config, context = compose(paper.Config, paper.__file__, overrides=TINY)

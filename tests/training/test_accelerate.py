@@ -30,14 +30,14 @@ def test_the_launcher_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     strategy = build_strategy(TrainerConfig(strategy="auto", device="cpu"))
     assert strategy.name == "accelerate"
-    assert strategy.precision("fp32").name == "bf16"  # the default gives way to the launch
-    assert strategy.precision("bf16").name == "bf16"
+    assert strategy.precision_name("fp32") == "bf16"  # the default gives way to the launch
+    assert strategy.precision_name("bf16") == "bf16"
 
 
 def test_two_precisions_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ConfigError, match=r"trainer\.precision is fp16, .* mixed_precision bf16"):
-        build_strategy(TrainerConfig(strategy="accelerate", device="cpu")).precision("fp16")
+        build_strategy(TrainerConfig(strategy="accelerate", device="cpu")).precision_name("fp16")
 
 
 def test_another_device_than_accelerates_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Corners of going on: what a checkpoint, a second fit and a late signal must not lose."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_a_record_is_written_once_however_often_a_run_goes_on_from_its_step(
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
 
 
+def test_a_run_that_was_stopped_keeps_the_checkpoints_of_the_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    """What is averaged at the end is then the same."""
+    fit(tmp_path / "whole", keep=2)
+    with pytest.raises(InterruptedRun):
+        fit(tmp_path / "parts", keep=2, callbacks=[SignalAt(17)])
+    fit(tmp_path / "parts", keep=2, resume=tmp_path / "parts" / "checkpoints" / "last.pt")
+    whole, parts = (
+        sorted(p.name for p in (tmp_path / n).glob("checkpoints/*.pt")) for n in ("whole", "parts")
+    )
+    assert parts == whole
+
+
 def test_a_second_fit_starts_anew() -> None:
     trainer = Trainer(TrainerConfig(max_epochs=1))
     first, second = TinyTask(), TinyTask()
@@ -118,6 +133,31 @@ def test_a_signal_with_a_broken_terminal_still_saves(tmp_path: Path) -> None:
         os.close(kept)
         os.close(writer)
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        ({"max_epochs": None, "max_steps": 5}, "trainer.max_steps=5 ends it at step 5:"),
+        ({"max_epochs": 1}, "trainer.max_epochs=1 ends it at step 7:"),
+        ({"max_steps": 3}, "trainer.max_steps=3 and trainer.max_epochs=3 ends it at step 3:"),
+        ({}, "trainer.max_epochs=3 ends it at step 21:"),
+    ],
+)
+def test_a_resume_past_its_limit_says_so_and_trains_nothing(
+    tmp_path: Path, limits: dict[str, Any], asked: str
+) -> None:
+    before = fit(tmp_path)
+    weights = {key: value.clone() for key, value in before.task.state_dict().items()}
+    log = tmp_path / "logs" / "train.log"
+    assert "nothing more is trained" not in log.read_text()
+    again = fit(tmp_path, resume=tmp_path / "checkpoints" / "last.pt", **limits)
+    assert again.state.step == 21
+    assert again.metrics == before.metrics
+    assert all(torch.equal(again.task.state_dict()[key], weights[key]) for key in weights)
+    (line,) = [line for line in log.read_text().splitlines() if "nothing more is trained" in line]
+    assert f"the run stands at step 21, and {asked}" in line
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
 
 
 def test_another_batch_size_with_as_many_batches_is_refused(tmp_path: Path) -> None:

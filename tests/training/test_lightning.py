@@ -217,6 +217,29 @@ def test_a_task_on_no_list_is_refused_unless_it_is_given(tmp_path: Path) -> None
     torch.testing.assert_close(loaded.state_dict(), module.task.state_dict())
 
 
+class OfAScript(TinyTask):
+    """As a script that is run defines it: nobody else can import ``__main__.OfAScript``."""
+
+
+OfAScript.__module__ = "__main__"
+
+
+def test_a_task_of_a_script_says_that_its_class_must_be_given(tmp_path: Path) -> None:
+    module = LightningTask(OfAScript(), arguments={"dropout": 0.5})
+    trainer = lightning_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, LightningLoader(loaders()[0]))
+    path = tmp_path / "script.ckpt"
+    trainer.save_checkpoint(path)
+    with pytest.raises(ConfigError) as caught:
+        load_lightning_checkpoint(path)
+    assert str(caught.value) == (
+        f"{path}: its task was defined in the script that was run (__main__.OfAScript), which "
+        "cannot be found by name; give its class"
+    )
+    loaded = load_lightning_checkpoint(path, OfAScript)
+    torch.testing.assert_close(loaded.state_dict(), module.task.state_dict())
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -186,6 +186,16 @@ def test_a_budget_that_one_update_passes_is_refused() -> None:
         train(privacy={"noise_multiplier": 0.5, "target_epsilon": 0.01})
 
 
+@pytest.mark.parametrize(("noise", "warned"), [(0.0, True), (1e-3, False)])
+def test_no_noise_is_a_warning_and_an_epsilon_without_end(
+    noise: float, warned: bool, logged: list[str]
+) -> None:
+    budget = PrivacyBudget(PrivacyConfig(noise_multiplier=noise), N, B / N, planned_steps=14)
+    said = "privacy: noise_multiplier is 0, so there is no privacy, only clipping" in logged
+    assert said is warned
+    assert math.isinf(budget.epsilon(ahead=1)) is warned
+
+
 @pytest.mark.parametrize(
     ("samples", "delta"), [(200, 1e-3), (999, 1e-3), (1000, 1e-4), (6e4, 1e-5)]
 )

@@ -102,6 +102,30 @@ def test_shared_and_frozen_parameters_are_counted_as_what_they_are() -> None:
     assert summary.trained == 60 + 10
     assert [row.parameters for row in summary.modules] == [60, 10, 42]
     assert [row.trained for row in summary.modules] == [60, 10, 0]
+    assert [row.tied for row in summary.modules] == [(), ("embedding.weight",), ()]
+    (line,) = [line for line in str(summary).splitlines() if "tied to" in line]
+    assert "out" in line
+    assert "Linear, tied to embedding.weight" in line
+
+
+def test_a_tied_projection_without_a_module_is_a_row_that_counts_no_parameter() -> None:
+    length, vocab = 7, 300
+    config = ModelConfig(d_model=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1)
+    task = TranslationTask(config)
+    task.configure(DatasetInfo(vocab_size=vocab), RunContext())
+    tokens = torch.randint(1, vocab, (2, length + 1))
+    summary = summarize(task, {"source": tokens[:, :length], "target": tokens}, depth=1)
+    model, projection = summary.modules
+    assert projection.flops == 2 * length * vocab * 16  # the output matrix of section 3.4
+    assert projection.tied == ("model.source_embedding.weight",)
+    assert (projection.parameters, projection.trained) == (0, 0)
+    assert model.flops + projection.flops == summary.forward_flops
+    assert model.parameters == summary.parameters
+    assert "(in no module)" in str(summary)
+
+
+def test_without_anything_outside_of_modules_there_is_no_such_row() -> None:
+    assert [row.name for row in summarize(TinyTask(), features(size=4), depth=1).modules] == ["net"]
 
 
 def test_a_summary_leaves_the_task_and_the_generators_as_they_were() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.utils import load_checkpoint, save_checkpoint
-from common.utils.checkpoint import link_checkpoint
+from common.utils.checkpoint import link_checkpoint, load_weights
 
 
 def _state(step: int = 3) -> dict:
@@ -35,3 +35,39 @@ def test_a_linked_name_survives_its_source(tmp_path: Path) -> None:
     (tmp_path / "step-1.pt").unlink()
     assert load_checkpoint(tmp_path / "last.pt")["state"]["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (torch.float64, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float16),  # more digits, less range
+        (torch.float16, torch.bfloat16),
+    ],
+)
+def test_weights_that_are_rounded_are_told_in_one_line(
+    given: torch.dtype, kept: torch.dtype, logged: list[str]
+) -> None:
+    module = torch.nn.Linear(3, 2).to(kept)
+    weights = {
+        key: torch.rand_like(value, dtype=given) for key, value in module.state_dict().items()
+    }
+    load_weights(module, weights, "old.pt")
+    (line,) = logged
+    assert line.startswith("old.pt: 2 tensors are rounded to the model's kind, such as weight from")
+    assert f"from {given} to {kept}" in line
+    assert torch.equal(module.weight, weights["weight"].to(kept))
+
+
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_that_lose_nothing_are_loaded_in_silence(
+    given: torch.dtype, logged: list[str]
+) -> None:
+    module = torch.nn.Linear(3, 2)
+    weights = {
+        key: torch.rand_like(value, dtype=given) for key, value in module.state_dict().items()
+    }
+    load_weights(module, weights)
+    assert logged == []
+    assert torch.equal(module.weight, weights["weight"].float())

@@ -85,6 +85,30 @@ def test_attention_has_a_panel_per_head(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 5_000
 
 
+@pytest.mark.parametrize(("heads", "tokens"), [(1, 2), (1, 12), (4, 12), (8, 30)])
+@pytest.mark.parametrize(
+    "text", ["ein junger Mann in einer roten Jacke fährt Rad ", "MW" * 30, "$"]
+)
+def test_a_title_of_any_length_is_inside_the_picture(heads: int, tokens: int, text: str) -> None:
+    weights = torch.full((heads, tokens, tokens), 1 / tokens)
+    figure = plot_attention(weights, ["x"] * tokens, ["y"] * tokens, title=text * 9)
+    figure.canvas.draw()
+    box, whole = figure._suptitle.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert all(axis.get_window_extent().y1 < box.y0 for axis in figure.axes if axis.get_visible())
+
+
+def test_a_short_title_stays_whole_and_a_long_one_ends_in_an_ellipsis() -> None:
+    weights = torch.full((1, 2, 2), 0.5)
+    titles = [
+        plot_attention(weights, ["a", "b"], ["c", "d"], title=title).get_suptitle()
+        for title in ("two words", "word " * 100)
+    ]
+    assert titles[0] == "two words"
+    assert titles[1].endswith("…")
+
+
 def test_attention_that_does_not_fit_its_tokens_is_refused() -> None:
     with pytest.raises(DataError, match=r"shape \(2, 3\)"):
         plot_attention(torch.rand(2, 3), ["a"], ["b", "c"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.randomness import isolated_generators
 from common.utils.seeding import mix_seed
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -23,7 +24,8 @@ def make(seed: int = 0) -> dict[str, dict[str, Any]]:
         By split the columns ``image``, uint8 ``(N, 8, 8)`` with 0 for paper and 255 for ink, and
         ``label``, int64 ``(N,)``.
     """
-    from sklearn.datasets import load_digits
+    with isolated_generators():  # the import draws from ``random``, but only the first time
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.training.loggers.backends import build_logger
+from common.training.loggers.backends import build_logger, check_loggers
 from common.training.loggers.base import Logger, Record
 from common.training.loggers.jsonl import JsonlLogger
 
-__all__ = ["JsonlLogger", "Logger", "Record", "build_logger", "standard_loggers"]
+__all__ = ["JsonlLogger", "Logger", "Record", "build_logger", "check_loggers", "standard_loggers"]
 
 
 def standard_loggers(names: Sequence[str], directory: Path | None) -> list[Logger]:

@@ -1,7 +1,8 @@
 """TensorBoard, and the optional services W&B, trackio and MLflow (extra ``loggers``)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,31 @@ def build_logger(name: str, directory: Path) -> Logger:
     Raises:
         ConfigError: for an unknown name, or one whose package is not installed.
     """
-    if name not in _BACKENDS:
-        raise ConfigError(f"trainer.loggers has '{name}': {did_you_mean(name, _BACKENDS)}")
+    check_loggers([name])
     try:
         return _BACKENDS[name](directory)
     except ImportError as error:
-        raise ConfigError(
-            f"trainer.loggers has '{name}', but {error.name} is not installed: "
-            'uv pip install -e ".[loggers]"'
-        ) from None
+        raise _not_installed(name, error.name) from None
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse what ``build_logger`` would, before there is a directory.
+
+    Raises:
+        ConfigError: as ``build_logger``.
+    """
+    for name in names:
+        if name not in _BACKENDS:
+            raise ConfigError(f"trainer.loggers has '{name}': {did_you_mean(name, _BACKENDS)}")
+        if find_spec(name) is None:  # every backend is called as its package
+            raise _not_installed(name, name)
+
+
+def _not_installed(name: str, package: str | None) -> ConfigError:
+    return ConfigError(
+        f"trainer.loggers has '{name}', but {package} is not installed: "
+        'uv pip install -e ".[loggers]"'
+    )
 
 
 def _numbers(record: Record) -> dict[str, float]:

@@ -42,6 +42,25 @@ class PrivacyConfig:
     )
 
 
+def check_promise(config: PrivacyConfig) -> None:
+    """Refuse what promises nothing, before anything is known of the data.
+
+    Raises:
+        ConfigError: if neither noise nor budget is given, or no noise for a budget.
+    """
+    given, limit = config.noise_multiplier, config.target_epsilon
+    if given is None and limit is None:
+        raise ConfigError(
+            "trainer.strategy=private needs trainer.privacy.target_epsilon (the noise is "
+            "computed) or trainer.privacy.noise_multiplier (epsilon is what it comes to)"
+        )
+    if given == 0.0 and limit is not None:
+        raise ConfigError(
+            "trainer.privacy.noise_multiplier is 0, which spends any target_epsilon at "
+            "once; give a positive one, or leave it out to have it computed"
+        )
+
+
 class PrivacyBudget:
     """The accountant of one run.
 
@@ -79,6 +98,7 @@ class PrivacyBudget:
         self.noise_multiplier = self._noise(config)
 
     def _noise(self, config: PrivacyConfig) -> float:
+        check_promise(config)
         given, limit = config.noise_multiplier, config.target_epsilon
         if given is not None:
             if limit is not None:
@@ -86,21 +106,12 @@ class PrivacyBudget:
                     f"privacy: both are set: noise_multiplier {given:g} is the noise, and training "
                     f"stops before epsilon passes target_epsilon {limit:g}"
                 )
-            if given == 0.0 and limit is not None:
-                raise ConfigError(
-                    "trainer.privacy.noise_multiplier is 0, which spends any target_epsilon at "
-                    "once; give a positive one, or leave it out to have it computed"
-                )
             if given == 0.0:
                 logger.warning(
                     "privacy: noise_multiplier is 0, so there is no privacy, only clipping"
                 )
             return given
-        if limit is None:
-            raise ConfigError(
-                "trainer.strategy=private needs trainer.privacy.target_epsilon (the noise is "
-                "computed) or trainer.privacy.noise_multiplier (epsilon is what it comes to)"
-            )
+        assert limit is not None  # one of the two is given
         from opacus.accountants.utils import get_noise_multiplier
 
         try:

@@ -26,7 +26,7 @@ from common.training.callbacks import Callback
 from common.training.config import TrainerConfig
 from common.training.meters import Meter
 from common.training.precision import Precision
-from common.training.privacy.budget import PrivacyBudget, PrivacyConfig
+from common.training.privacy.budget import PrivacyBudget, PrivacyConfig, check_promise
 from common.training.privacy.example_gradients import check_example_gradients
 from common.training.privacy.layers import check_layers, replace_layers
 from common.training.strategies import Strategy
@@ -66,6 +66,7 @@ class PrivateStrategy(Strategy):
         _check_combination(config)
         self._config = config
         self._privacy = config.privacy or PrivacyConfig()
+        check_promise(self._privacy)
         self._seed = seed
         self._noise = torch.Generator(self.device)
         self._order: PoissonBatches

@@ -15,7 +15,6 @@ import torch
 from loguru import logger
 from torch.optim import Optimizer
 
-from common.training.precision import Precision
 from common.training.strategies.distributed import TIMEOUT, DistributedStrategy, TrainStepModule
 from common.training.task import Task
 from common.training.update import TrainStep
@@ -66,7 +65,7 @@ class AcceleratedStrategy(DistributedStrategy):
         self.world_size = self._accelerator.num_processes
         self._wrapped: Any = None
 
-    def precision(self, name: str) -> Precision:
+    def precision_name(self, name: str) -> str:
         """What the launch says, unless ``trainer.precision`` is set.
 
         Raises:
@@ -79,7 +78,7 @@ class AcceleratedStrategy(DistributedStrategy):
                 f"trainer.precision is {name}, but accelerate launch says mixed_precision "
                 f"{launched}; give one of them, or the same twice (fp32, bf16, fp16)"
             )
-        return super().precision(chosen if name == "fp32" else name)
+        return chosen if name == "fp32" else name
 
     def place(self, task: Task) -> Task:
         if self.world_size == 1 and "MASTER_ADDR" in os.environ:

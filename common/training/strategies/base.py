@@ -64,9 +64,9 @@ class Strategy:
         """The training batches, if the strategy must draw them in another way."""
         return loader
 
-    def precision(self, name: str) -> Precision:
-        """How steps compute; ``name`` is ``trainer.precision``."""
-        return Precision(name, self.device)
+    def precision_name(self, name: str) -> str:
+        """What steps compute in: ``trainer.precision``, unless the launch says otherwise."""
+        return name
 
     def place(self, task: Task) -> Task:
         """Bring a configured task to where it runs, before the optimizer sees its parameters."""
@@ -128,6 +128,7 @@ class Strategy:
     def load_optimizer(self, task: Task, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """The inverse of ``optimizer_state``."""
         optimizer.load_state_dict(state)
+        align_layouts(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """What else the strategy must remember, such as a privacy accountant."""
@@ -165,3 +166,19 @@ class Strategy:
 
     def close(self) -> None:
         """Give back what the strategy holds."""
+
+
+def align_layouts(optimizer: Optimizer) -> None:
+    """Lay moments out in memory as their parameters are, which a checkpoint does not.
+
+    Fused kernels read parameter, gradient and moments side by side and ask nobody for strides:
+    with the channels innermost they would take the moments of other weights.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            for name, value in moments.items():
+                if not isinstance(value, Tensor) or value.shape != parameter.shape:
+                    continue
+                if value.stride() != parameter.stride():
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

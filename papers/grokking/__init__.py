@@ -1,0 +1,1 @@
+"""Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets (Power et al. 2022)."""
