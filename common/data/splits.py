@@ -53,6 +53,9 @@ class _StoredColumns(Mapping[str, list[Any]]):
             raise KeyError(column)
         return self._data[column][:]
 
+    def __contains__(self, column: object) -> bool:
+        return column in self._data.column_names  # without reading, which decodes its images
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._data.column_names)
 
