@@ -75,7 +75,7 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model, eps=1e-6)
         self.head = nn.Linear(d_model, num_classes)
-        nn.init.zeros_(self.head.weight)  # section 3.1: all classes are equally probable at first
+        nn.init.zeros_(self.head.weight)  # section 3.2: all classes are equally probable at first
         nn.init.zeros_(self.head.bias)
 
     def features(

@@ -33,6 +33,7 @@ class Claim:
         tolerance: How far ours may be from it, on either side.
         config: The file that reproduces it, relative to the paper's folder.
         note: What else a reader must know to compare.
+        source: Whose number it is, if not the paper's own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Claim:
     tolerance: float
     config: str
     note: str = ""
+    source: str = ""
 
     @property
     def is_count(self) -> bool:
@@ -197,6 +199,7 @@ def _claim(section: "_Section") -> Claim:
         tolerance=section.number("tolerance"),
         config=section.text("config"),
         note=section.text("note", ""),
+        source=section.text("source", ""),
     )
     if claim.tolerance < 0:
         raise section.error("tolerance", f"is {claim.tolerance}, expected 0 or more")

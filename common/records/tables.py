@@ -25,7 +25,8 @@ def results_block(standing: Standing) -> str:
     else:
         parts.append("Nothing is recorded yet.")
     if standing.judgements:
-        parts.append("The paper's numbers:")
+        others = any(judgement.claim.source for judgement in standing.judgements)
+        parts.append(f"The paper's numbers{', and others that say whose' if others else ''}:")
         parts.append(claims_table(standing.judgements, standing.paper))
     return "\n\n".join(parts)
 
@@ -66,7 +67,7 @@ def claims_table(judgements: Sequence[Judgement], paper: Paper) -> str:
             verdict = f"**{verdict}**"
         lines.append(
             [
-                f"{cell(claim.name)} ({cell(claim.where)})",
+                f"{cell(claim.name)} ({cell(', '.join(filter(None, [claim.source, claim.where])))})",
                 f"`{claim.metric}`",
                 number(claim.value),
                 ours(judgement, claim.metric),

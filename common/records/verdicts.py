@@ -78,9 +78,11 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement:
 def status(paper: Paper, rows: Sequence[Row]) -> Status:
     """The status of a paper.
 
-    A count of parameters reproduces nothing: only claims about what training reaches count.
+    A count of parameters reproduces nothing, nor does a number of somebody else: only the paper's own
+    claims about what training reaches count.
     """
-    verdicts = {judge(claim, rows).verdict for claim in paper.claims if not claim.is_count}
+    own = [claim for claim in paper.claims if not claim.is_count and not claim.source]
+    verdicts = {judge(claim, rows).verdict for claim in own}
     if Verdict.DIFFERS in verdicts:
         return Status.DIFFERS
     if Verdict.REPRODUCED in verdicts:

@@ -1,8 +1,8 @@
 """The training task of DDPM (Ho et al. 2020, 2006.11239): predict the noise (algorithm 1, eq. 14).
 
 Images are scaled to [-1, 1] (section 3.3). A training step draws a step of the chain and the noise
-of each image anew; an evaluation takes the same ones every time, so that its loss is a number of
-the weights alone.
+of each image anew; an evaluation takes the same ones every time, so that its loss repeats as long
+as its batches are the same.
 """
 
 from dataclasses import dataclass

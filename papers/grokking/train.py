@@ -1,7 +1,7 @@
 """Train a small Transformer far beyond overfitting: "Grokking" (Power et al. 2022, 2201.02177).
 
 python -m papers.grokking.train                                     # a minute: see config.yaml
-python -m papers.grokking.train --config configs/division_97.yaml   # the paper's figure 1
+python -m papers.grokking.train --config configs/division_97.yaml   # division mod 97
 python -m papers.grokking.train --help
 """
 

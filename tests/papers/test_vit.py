@@ -60,7 +60,7 @@ def test_a_sequence_has_hw_over_p_squared_patches_and_a_class_token(side: int, p
     assert model.features(torch.zeros(1, 1, side, side)).shape == (1, expected, 6)
 
 
-@pytest.mark.fact("section 3.1")
+@pytest.mark.fact("section 3.2")
 def test_the_head_starts_at_zero_so_that_all_classes_are_equally_probable() -> None:
     images = torch.randint(256, (5, 3, 4, 4), dtype=torch.uint8)
     assert not _task()(images).any()
