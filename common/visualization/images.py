@@ -5,22 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from einops import rearrange
-from torch import Tensor
 
 from common.utils.errors import DataError
 from common.visualization.style import house_style, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 _TILE_INCHES = 0.6
 _LABEL_INCHES = 0.2
 
 
 def plot_image_grid(
-    images: Tensor,
+    images: "Tensor",
     out: Path | str | None = None,
     *,
     columns: int = 8,
@@ -48,17 +49,15 @@ def plot_image_grid(
     missing = rows * columns - len(pixels)
     height, width = pixels.shape[-2:]
     gap = max(1, width // 14)
-    tiles = torch.nn.functional.pad(pixels, (gap, gap, gap, gap), value=1.0)
-    tiles = torch.cat([tiles, torch.ones(missing, *tiles.shape[1:])])
+    tiles = np.pad(pixels, ((0, 0), (0, 0), (gap, gap), (gap, gap)), constant_values=1.0)
+    tiles = np.concatenate([tiles, np.ones((missing, *tiles.shape[1:]), tiles.dtype)])
     with house_style():
         row_inches = _TILE_INCHES * height / width + (_LABEL_INCHES if labels is not None else 0.0)
         head = 0.3 if title else 0.0
         figure = new_figure(_TILE_INCHES * columns + 0.1, row_inches * rows + head + 0.1)
         axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
         for row, axis in enumerate(axes):
-            strip = rearrange(
-                tiles[row * columns : (row + 1) * columns], "n c h w -> h (n w) c"
-            ).numpy()
+            strip = rearrange(tiles[row * columns : (row + 1) * columns], "n c h w -> h (n w) c")
             grey = strip.shape[-1] == 1
             axis.imshow(
                 strip[..., 0] if grey else strip,
@@ -80,21 +79,20 @@ def plot_image_grid(
     return figure
 
 
-def _checked(images: Tensor) -> Tensor:
-    """Floats from 0 to 1 on the CPU."""
+def _checked(images: "Tensor") -> "NDArray[np.float32]":
+    """Floats from 0 to 1."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise DataError(
             f"images have shape {tuple(images.shape)}, expected (N, C, H, W) with N >= 1 and "
             "C 1 or 3"
         )
-    pixels = images.detach().cpu()
-    if pixels.dtype == torch.uint8:
-        return pixels.float() / 255.0
-    pixels = pixels.float()
+    if not images.dtype.is_floating_point:
+        return images.detach().cpu().numpy().astype(np.float32) / np.float32(255.0)
+    pixels = images.detach().cpu().float().numpy()
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -1e-3 and high <= 1.0 + 1e-3):
         raise DataError(
             f"images have values from {low:.3g} to {high:.3g}, expected uint8 or floats from 0 to "
             "1; rescale them"
         )
-    return pixels.clamp(0.0, 1.0)
+    return pixels.clip(0.0, 1.0)
