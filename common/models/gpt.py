@@ -32,6 +32,7 @@ class GPT(nn.Module):
         num_layers: Layers.
         max_len: Longest context in tokens.
         dropout: On the embeddings, the attention weights and each sub-layer's output.
+        activation: Of the feed-forward networks, see ``FeedForward``.
 
     Raises:
         ConfigError: d_model is not divisible by num_heads.
@@ -45,6 +46,7 @@ class GPT(nn.Module):
         num_layers: int = 12,
         max_len: int = 1024,
         dropout: float = 0.1,
+        activation: str = "gelu_tanh",
     ) -> None:
         super().__init__()
         self.max_len = max_len
@@ -52,7 +54,7 @@ class GPT(nn.Module):
         self.positions = LearnedPositions(max_len, d_model)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            GPTBlock(d_model, num_heads, dropout) for _ in range(num_layers)
+            GPTBlock(d_model, num_heads, dropout, activation) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self._initialise()
@@ -122,10 +124,10 @@ class GPT(nn.Module):
 class GPTBlock(nn.Module):
     """Causal self-attention and a feed-forward network of four times the width, pre-norm."""
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, dropout: float, activation: str) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(d_model, num_heads, dropout)
-        self.feed_forward = FeedForward(d_model, 4 * d_model, "gelu_tanh")
+        self.feed_forward = FeedForward(d_model, 4 * d_model, activation)
         self.attention_residual = Residual(d_model, dropout, norm="pre")
         self.feed_forward_residual = Residual(d_model, dropout, norm="pre")
 

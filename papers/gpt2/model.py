@@ -27,6 +27,9 @@ class ModelConfig:
     dropout: float = option(
         "on embeddings, attention weights and sub-layers' outputs", 0.1, ge=0, lt=1
     )
+    activation: str = option(
+        "GELU in GPT-2's tanh form, or the exact one", "gelu_tanh", choices=("gelu_tanh", "gelu")
+    )
     max_len: int | None = option("longest context; from data.block_size", None, ge=1)
     vocab_size: int | None = option("tokens; from the tokenizer", None, ge=1)
 
