@@ -14,7 +14,8 @@ from common.config import RunContext, compose
 from common.data.info import DatasetInfo
 from common.models import GPT, sample
 from common.testing.processes import Session
-from common.utils.errors import ConfigError
+from common.utils import read_weights, save_weights
+from common.utils.errors import CheckpointError, ConfigError
 from papers.lora import train as paper
 from papers.lora.adapters import (
     LoRALinear,
@@ -109,6 +110,32 @@ def test_without_adapters_the_base_speaks() -> None:
     with without_adapters(model):
         assert model(tokens()).equal(gpt()(tokens()))
     assert not model(tokens()).isclose(gpt()(tokens())).all()
+
+
+def test_a_merged_model_is_neither_saved_nor_loaded_until_it_is_unmerged(tmp_path: Path) -> None:
+    """Saved merged and read by a fresh model, B A would be added twice."""
+    path, model = tmp_path / "model.safetensors", adapted()
+    before = model(tokens())
+    save_weights(model, path)
+    merge(model)
+    with pytest.raises(CheckpointError, match=r"merged .*: call unmerge\(model\) first"):
+        save_weights(model, tmp_path / "merged.safetensors")
+    with pytest.raises(CheckpointError, match="merged"):
+        model.load_state_dict(adapted().state_dict())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    unmerge(model)
+    read_weights(model, path)
+    assert model(tokens()).equal(before)
+
+
+def test_a_merged_model_cannot_show_its_base() -> None:
+    model = adapted()
+    merge(model)
+    with pytest.raises(ValueError, match="merged"), without_adapters(model):
+        pass
+    unmerge(model)
+    with without_adapters(model):
+        torch.testing.assert_close(model(tokens()), gpt()(tokens()), atol=1e-5, rtol=1e-5)
 
 
 def test_an_adapted_model_generates_with_a_cache_what_it_does_merged() -> None:
