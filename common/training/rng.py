@@ -1,4 +1,4 @@
-"""The state of every random generator, as tensors that a safe checkpoint can hold."""
+"""The generators of a process: their seed, and their state as tensors a safe checkpoint can hold."""
 
 import random
 from collections.abc import Iterator
@@ -8,6 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.utils.seeding import mix_seed, seed_everything
+
+
+def seed_rank(seed: int, rank: int, deterministic: bool = False) -> None:
+    """Seed everything, each rank otherwise: dropout must not be the same on all of them.
+
+    Args:
+        seed: The run's; the main rank, and a process that is alone, has it as it is.
+        rank: Which of the processes this is.
+        deterministic: See ``seed_everything``.
+    """
+    seed_everything(mix_seed(seed, rank) if rank else seed, deterministic)
 
 
 def rng_state() -> dict[str, Any]:

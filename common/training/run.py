@@ -11,12 +11,12 @@ from common.config import RunContext
 from common.training.cadence import check_end
 from common.training.loggers import check_loggers
 from common.training.optim import OptimizerConfig, optimizer_values
+from common.training.rng import seed_rank
 from common.training.schedules import ScheduleConfig, build_schedule
 from common.training.strategies import Strategy, build_strategy
 from common.utils.checkpoint import latest_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.runs import Run
-from common.utils.seeding import mix_seed, seed_everything
 
 
 @contextmanager
@@ -40,8 +40,7 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
     strategy = build_strategy(config.trainer)
     _check(config, strategy, context.dry_run)
     rank = strategy.rank
-    seed = mix_seed(config.seed, rank) if rank else config.seed
-    seed_everything(seed, config.trainer.deterministic)
+    seed_rank(config.seed, rank, config.trainer.deterministic)
     places = ""
     if rank == 0:
         run, resume_from = _place(config.seed, context)

@@ -23,6 +23,11 @@ def fsync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name beside ``path`` that no other writer has, in this process or another."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Write a file that appears under its name only when it is complete and durable.
@@ -34,9 +39,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         path: The final name; its directory must exist.
         mode: ``"wb"`` or ``"w"`` (UTF-8).
     """
-    temporary = path.with_name(
-        f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    )
+    temporary = temporary_beside(path)
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(temporary, mode.replace("w", "x"), encoding=encoding) as file:

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from common.utils.errors import CheckpointError
-from common.utils.files import TEMPORARY_PREFIX, fsync_dir
+from common.utils.files import fsync_dir, temporary_beside
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -13,13 +13,18 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
     Args:
         module: The module.
-        path: The file, usually ``model.safetensors``; replaced only when complete.
+        path: The file, usually ``model.safetensors``; replaced only when complete. Of several
+            writers at once the last one's file stays.
     """
     from safetensors.torch import save_model
 
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    save_model(module, str(temporary))
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    try:
+        save_model(module, str(temporary))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_dir(path.parent)
 
 

@@ -118,18 +118,19 @@ def build_data(
 def load_texts(config: TextConfig) -> dict[str, list[str]]:
     """The rows of ``train``, ``validation`` and, if the data set has one, ``test``.
 
-    With ``held_out`` the rows of all splits follow each other and are cut once, at a character:
-    what comes before is for training, what comes after is for validation.
+    With ``held_out`` the rows of all splits follow each other and are cut once: what comes before
+    is for training, what comes after is for validation. Characters are cut at that share of them,
+    within a row; for the tokenizer of a model, whose tokens have several, the cut is between rows.
 
     Raises:
-        DataError: if a split or a column is missing.
+        DataError: if a split or a column is missing, or there are not two rows to cut between.
     """
     splits = load_splits(config.name, config.config)
     rows = {split: _rows(columns, config, split) for split, columns in splits.items()}
     if config.held_out:
-        whole = "".join(row for part in rows.values() for row in part)
-        cut = int(len(whole) * (1 - config.held_out))
-        return {"train": [whole[:cut]], "validation": [whole[cut:]]}
+        whole = [row for part in rows.values() for row in part]
+        cut = _cut_characters if config.tokenizer == "chars" else _cut_rows
+        return cut(whole, config)
     for split in ("train", "validation"):
         if split not in rows:
             raise DataError(
@@ -137,6 +138,24 @@ def load_texts(config: TextConfig) -> dict[str, list[str]]:
                 "data.held_out to hold out a share of the text"
             )
     return rows
+
+
+def _cut_characters(rows: list[str], config: TextConfig) -> dict[str, list[str]]:
+    whole = "".join(rows)
+    cut = int(len(whole) * (1 - config.held_out))
+    return {"train": [whole[:cut]], "validation": [whole[cut:]]}
+
+
+def _cut_rows(rows: list[str], config: TextConfig) -> dict[str, list[str]]:
+    """Cut where the end of a row is nearest to the share of the characters."""
+    if len(rows) < 2:
+        raise DataError(
+            f"{config.name} has {len(rows)} rows, and with data.tokenizer={config.tokenizer} a text "
+            "is cut between rows; expected two or more, or data.held_out=0"
+        )
+    ends = np.cumsum([len(row) for row in rows])
+    cut = int(np.abs(ends[:-1] - ends[-1] * (1 - config.held_out)).argmin()) + 1
+    return {"train": rows[:cut], "validation": rows[cut:]}
 
 
 def _rows(columns: Columns, config: TextConfig, split: str) -> list[str]:

@@ -97,12 +97,11 @@ class Pretrained:
     def encode(self, texts: Iterable[str], drop_unknown: bool = False) -> TokenArray:
         """The tokens of texts; a special token's name stands for it. No text is unknown."""
         kind = _smallest(self.vocab_size)
-        parts = [
-            np.asarray(coded.ids, dtype=kind)
-            for chunk in _chunks(texts)
-            for coded in self._core.encode_batch_fast(chunk, add_special_tokens=False)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, kind)
+        tokens = bytearray()  # grows in place: a large corpus is never held twice
+        for chunk in _chunks(texts):
+            for coded in self._core.encode_batch_fast(chunk, add_special_tokens=False):
+                tokens += np.asarray(coded.ids, dtype=kind).tobytes()
+        return np.frombuffer(tokens, dtype=kind)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.utils.errors import ConfigError
+from common.utils.errors import CheckpointError, ConfigError
 
 _FUSED = "in_proj"
 _PARTS = ("query", "key", "value")
@@ -24,6 +24,8 @@ _PARTS = ("query", "key", "value")
 
 class LoRALinear(nn.Module):
     """A frozen linear layer beside adapters of all its rows, or of some of its parts.
+
+    A state dict does not say whether W0 is merged, so a merged layer neither gives nor takes one.
 
     Args:
         base: W0; it is frozen.
@@ -51,6 +53,8 @@ class LoRALinear(nn.Module):
         self.lora_a = nn.Parameter(like.new_empty(count, rank, inputs))
         self.lora_b = nn.Parameter(like.new_zeros(count, self.part_size, rank))
         nn.init.normal_(self.lora_a, std=inputs**-0.5)
+        self.register_state_dict_pre_hook(_refuse_merged)
+        self.register_load_state_dict_pre_hook(_refuse_merged)
 
     @property
     def scale(self) -> float:
@@ -87,6 +91,14 @@ class LoRALinear(nn.Module):
         if self.is_merged:
             self.base.weight -= self.delta_weight
             self.is_merged = False
+
+
+def _refuse_merged(layer: LoRALinear, *_: object) -> None:
+    if layer.is_merged:
+        raise CheckpointError(
+            "the adapters are merged into the base, and a state dict would not say so; expected a "
+            "model that is not merged: call unmerge(model) first"
+        )
 
 
 def adaptable(model: nn.Module) -> dict[str, tuple[str, int, int]]:
@@ -154,8 +166,14 @@ def adapters_of(model: nn.Module) -> dict[str, LoRALinear]:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Inside, the model computes what its base does."""
+    """Inside, the model computes what its base does.
+
+    Raises:
+        ValueError: an adapter is merged; taking it out would give the base only up to rounding.
+    """
     layers = adapters_of(model).values()
+    if any(layer.is_merged for layer in layers):
+        raise ValueError("the adapters are merged into the base; call unmerge(model) first")
     for layer in layers:
         layer.is_enabled = False
     try:

@@ -37,7 +37,7 @@ class Config(ExperimentConfig):
 def train(config: Config, context: RunContext) -> float:
     """Adapt, measure, save the adapter; returns the loss in nats a token of held-out text."""
     with open_run(config, context) as run:
-        base = prepare_base(config.base, config.model, context, run, config.seed)
+        base = prepare_base(config.base, config.model, context, run, config.seed, config.trainer)
         data = build_data(config.data, context, run.directory, config.seed)
         task = LoRATask(config.model, config.lora, base)
         trainer = fit(task, data, config, context, run, units="tokens")

@@ -4,6 +4,7 @@ The architecture, equations 1 to 4, is ``common.models.VisionTransformer``; what
 the classification task that sizes it from the data, and the models of Table 1 as constants.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,8 @@ class ClassificationTask(Task):
 
     Args:
         config: The network's values; image size and classes are filled in from the data.
+        pretrained: The weights to start from, see ``papers.vit.pretrained``; None for random ones,
+            and where the weights of all come from a run.
     """
 
     # from papers.resnet.model: everything but the network
@@ -58,15 +61,17 @@ class ClassificationTask(Task):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, pretrained: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.config = config
+        self._pretrained = pretrained
 
     def configure(self, info: DatasetInfo, context: RunContext) -> None:
         classes = context.resolve("data.num_classes", info.num_classes, Source.DATA)
         self.model = build_model(self.config, info.input_shape, classes)
-        if self.config.weights is not None:
-            load_pretrained(self.model, self.config.weights)
+        if self._pretrained is not None:
+            load_pretrained(self.model, self._pretrained)
+            self._pretrained = None
         self.register_buffer("mean", torch.tensor(info.mean))
         self.register_buffer("std", torch.tensor(info.std))
 

@@ -7,7 +7,6 @@ published weights exist as timm's, in repositories such as timm/vit_base_patch16
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +20,41 @@ from common.models.vit_timm import load_timm_weights, timm_weights
 from common.utils.errors import CheckpointError
 
 
-def load_pretrained(model: VisionTransformer, repository: str) -> None:
-    """Give ``model`` the weights of a repository of timm's models, all but the head's.
+def read_pretrained(repository: str) -> Mapping[str, Tensor]:
+    """The weights of a repository of timm's models, under timm's names.
+
+    Args:
+        repository: Its name on the Hub; it is fetched once, and read from the store afterwards.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+        DataError: if there is no such repository.
+        DownloadError: if it is not in the store and cannot be fetched.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = download_model(repository, "model.safetensors")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights from {path}: {error}") from None
+
+
+def load_pretrained(model: VisionTransformer, pretrained: Mapping[str, Tensor]) -> None:
+    """Give ``model`` the weights of one of timm's models, all but the head's.
 
     The head keeps its zeros: all classes are equally probable again. Positions are interpolated
     if the resolution differs.
 
     Args:
-        model: Ours, with the repository's sizes.
-        repository: Its name on the Hub; it is fetched once, and read from the store afterwards.
+        model: Ours, with the sizes of timm's.
+        pretrained: See ``read_pretrained``.
 
     Raises:
-        CheckpointError: if the weights are damaged or do not fit.
-        DataError: if there is no such repository.
-        DownloadError: if it is not in the store and cannot be fetched.
+        CheckpointError: if the weights do not fit.
     """
-    weights = dict(_read(download_model(repository, "model.safetensors")))
+    weights = dict(pretrained)
     own = timm_weights(model)
     weights |= {name: value for name, value in own.items() if name.startswith("head.")}
     if "pos_embed" in weights:
@@ -58,13 +76,3 @@ def resized_positions(positions: Float[Tensor, "1 T D"], tokens: int) -> Float[T
     grid = F.interpolate(grid.float(), (after, after), mode="bicubic", antialias=True)
     patches = rearrange(grid, "one d h w -> one (h w) d")
     return torch.cat([positions[:, :1], patches.to(positions.dtype)], dim=1)
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights from {path}: {error}") from None

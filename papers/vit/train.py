@@ -12,6 +12,7 @@ from common.data.augmentation import CropFlipConfig, crop_flip
 from common.data.labelled_images import LabelledImagesConfig, load_labelled_images
 from common.training import ExperimentConfig, finish, fit, open_run
 from papers.vit.model import ClassificationTask, ModelConfig
+from papers.vit.pretrained import read_pretrained
 
 
 @dataclass
@@ -28,7 +29,9 @@ def train(config: Config, context: RunContext) -> float:
     with open_run(config, context) as run:
         transform = crop_flip(config.augment)
         data = load_labelled_images(config.data, context, config.seed, transform)
-        task = ClassificationTask(config.model)
+        name = config.model.weights if run.resume_from is None else None
+        pretrained = None if name is None else read_pretrained(name)
+        task = ClassificationTask(config.model, pretrained)
         trainer = fit(task, data, config, context, run)
         metrics = trainer.evaluate(task, data.test)
         finish(task, trainer, run, metrics)

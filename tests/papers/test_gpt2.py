@@ -159,6 +159,48 @@ def test_held_out_text_is_the_end_of_all_splits_together() -> None:
     assert len(texts["train"][0]) == int(len(whole) * 0.9)
 
 
+def _is_text(
+    monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[str]], tokenizer: str, **values
+) -> TextConfig:
+    """A configuration whose data set has these rows."""
+    stored = {split: {"text": rows} for split, rows in splits.items()}
+    monkeypatch.setattr("papers.gpt2.dataset.load_splits", lambda *_: stored)
+    return TextConfig(tokenizer=tokenizer, held_out=0.1, block_size=1, **values)
+
+
+def test_held_out_characters_are_cut_within_a_row(monkeypatch, tmp_path) -> None:
+    """The tokens of what nanoGPT does with Tiny Shakespeare: all text, cut after 90% of it."""
+    splits = {"train": ["To be,\n or not\n", "to be\n"], "validation": ["or be"], "test": ["not"]}
+    config = _is_text(monkeypatch, splits, "chars")
+    whole = "".join(row for rows in splits.values() for row in rows)
+    alphabet = sorted(set(whole[: int(len(whole) * 0.9)]))
+    ids = np.array([alphabet.index(letter) for letter in whole], dtype=np.uint16)
+    data = build_data(config, RunContext(), tmp_path, 0)
+    train, held_out = np.split(ids, [int(len(whole) * 0.9)])
+    assert data.train.tokens.tobytes() == train.tobytes()
+    windows = data.validation.tensors["tokens"]
+    assert [*windows[:, :-1].flatten().tolist(), windows[-1, -1].item()] == held_out.tolist()
+
+
+@pytest.mark.parametrize("held_out", [0.001, 0.1, 0.3, 0.999])
+def test_with_a_models_tokenizer_the_held_out_text_begins_with_a_row(
+    monkeypatch, held_out: float
+) -> None:
+    splits = {"train": ["abc", "de", "fghi"], "validation": ["j"]}
+    config = _is_text(monkeypatch, splits, "tiny/gpt2", end="<|endoftext|>")
+    config.held_out = held_out
+    texts = load_texts(config)
+    rows = [f"{row}<|endoftext|>" for part in splits.values() for row in part]
+    cut = {0.001: 3, 0.1: 3, 0.3: 3, 0.999: 1}[held_out]
+    assert texts == {"train": rows[:cut], "validation": rows[cut:]}
+
+
+def test_a_single_row_is_not_cut_with_a_models_tokenizer(monkeypatch) -> None:
+    config = _is_text(monkeypatch, {"train": ["one long row"]}, "tiny/gpt2")
+    with pytest.raises(DataError, match=r"has 1 rows, .* expected two or more"):
+        load_texts(config)
+
+
 def test_windows_are_a_function_of_seed_epoch_and_batch() -> None:
     tokens = np.arange(500, dtype=np.uint16)
     loader = WindowLoader(tokens, block_size=10, batch_size=4, seed=7)
@@ -237,3 +279,7 @@ def test_a_published_tokenizer_knows_its_special_tokens() -> None:
     tokenizer = Pretrained(core.to_str())
     assert tokenizer.vocab_size == 3
     assert tokenizer.encode(["a<|endoftext|>", "a"]).tolist() == [0, 2, 0]
+    tokens = tokenizer.encode("a" if i % 2 else "b" for i in range(20_001))  # chunks of rows
+    assert tokens.dtype == np.uint16
+    assert tokens.tolist() == [1, 0] * 10_000 + [1]
+    assert len(tokenizer.encode([])) == 0

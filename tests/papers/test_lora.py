@@ -1,15 +1,21 @@
 """LoRA: equation 3 by hand, counts of the paper, and the adapter read by peft."""
 
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from common.config import RunContext, compose
 from common.data.info import DatasetInfo
 from common.models import GPT, sample
-from common.utils.errors import ConfigError
+from common.testing.processes import Session
+from common.utils import read_weights, save_weights
+from common.utils.errors import CheckpointError, ConfigError
 from papers.lora import train as paper
 from papers.lora.adapters import (
     LoRALinear,
@@ -106,6 +112,32 @@ def test_without_adapters_the_base_speaks() -> None:
     assert not model(tokens()).isclose(gpt()(tokens())).all()
 
 
+def test_a_merged_model_is_neither_saved_nor_loaded_until_it_is_unmerged(tmp_path: Path) -> None:
+    """Saved merged and read by a fresh model, B A would be added twice."""
+    path, model = tmp_path / "model.safetensors", adapted()
+    before = model(tokens())
+    save_weights(model, path)
+    merge(model)
+    with pytest.raises(CheckpointError, match=r"merged .*: call unmerge\(model\) first"):
+        save_weights(model, tmp_path / "merged.safetensors")
+    with pytest.raises(CheckpointError, match="merged"):
+        model.load_state_dict(adapted().state_dict())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    unmerge(model)
+    read_weights(model, path)
+    assert model(tokens()).equal(before)
+
+
+def test_a_merged_model_cannot_show_its_base() -> None:
+    model = adapted()
+    merge(model)
+    with pytest.raises(ValueError, match="merged"), without_adapters(model):
+        pass
+    unmerge(model)
+    with without_adapters(model):
+        torch.testing.assert_close(model(tokens()), gpt()(tokens()), atol=1e-5, rtol=1e-5)
+
+
 def test_an_adapted_model_generates_with_a_cache_what_it_does_merged() -> None:
     model = adapted()
     text = sample(model, tokens()[:, :4], 20, temperature=0.0)
@@ -180,3 +212,45 @@ def test_the_same_adapters_are_drawn_whether_the_base_was_there_or_not() -> None
 
     base = GPT(20, 64, 4, 2, 64).state_dict()
     assert drawn(None).equal(drawn(base))
+
+
+_RANKS = """
+import json
+import os
+import sys
+from pathlib import Path
+import torch
+from common.config import compose
+from papers.lora import train as paper
+
+prepare = paper.prepare_base
+
+def watched(*arguments):
+    base = prepare(*arguments)
+    seen = {"drawn": torch.rand(1).item(), "sum": sum(t.double().sum().item() for t in base.values())}
+    Path(sys.argv[1], f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    return base
+
+paper.prepare_base = watched
+paper.train(*compose(paper.Config, paper.__file__, overrides=sys.argv[2:]))
+"""
+
+
+def test_two_ranks_have_one_base_and_each_its_own_seed(tmp_path: Path) -> None:
+    """A real launch: both train the base, the main one writes it, both read it."""
+    (tmp_path / "ranks.py").write_text(_RANKS)
+    sizes = ["model.d_model=16", "base.max_steps=3", "trainer.max_steps=3", "trainer.loggers=[]"]
+    sizes += ["schedule.warmup_steps=1", "base.schedule.warmup_steps=1", "trainer.eval_every=3"]
+    sizes += ["data.eval_batch_size=256", "base.data.eval_batch_size=256"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    with Session([*launcher, "2", tmp_path / "ranks.py", tmp_path, *sizes]) as session:
+        assert session.wait(90) == 0, session.errors
+    main, other = (json.loads((tmp_path / f"rank-{i}.json").read_text()) for i in (0, 1))
+    assert main["sum"] == other["sum"]
+    assert main["drawn"] != other["drawn"]
+    (run,) = (Path(os.environ["ASSETS_DIR"]) / "outputs" / "lora").iterdir()
+    written = sum(t.double().sum().item() for t in load_file(run / "base.safetensors").values())
+    assert written == main["sum"]
+    torch.manual_seed(0)
+    assert main["drawn"] == torch.rand(1).item()  # as in a single process
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"

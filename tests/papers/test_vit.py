@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,24 +16,28 @@ from torch import Tensor, nn
 
 from common.config import RunContext, compose, load_run_config
 from common.data.info import DatasetInfo
+from common.data.labelled_images import load_labelled_images
 from common.models import VisionTransformer
 from common.testing.hub import LoopbackHub
+from common.training import restore_task
 from common.utils.errors import CheckpointError, ConfigError
 from papers.vit import train as paper
 from papers.vit.attention import attention_rollout, class_token_maps, position_similarity
 from papers.vit.attention import main as draw
 from papers.vit.evaluate import evaluate
 from papers.vit.model import VIT_BASE, VIT_LARGE, ClassificationTask, ModelConfig, build_model
-from papers.vit.pretrained import resized_positions
+from papers.vit.pretrained import read_pretrained, resized_positions
 
 pytest_plugins = ["common.testing.fixtures"]
 
 TINY = ModelConfig(patch_size=2, d_model=6, num_heads=2, num_layers=2, d_ff=10)
 
 
-def _task(config: ModelConfig = TINY) -> ClassificationTask:
+def _task(
+    config: ModelConfig = TINY, pretrained: Mapping[str, Tensor] | None = None
+) -> ClassificationTask:
     info = DatasetInfo(num_classes=3, input_shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.2,) * 3)
-    task = ClassificationTask(config)
+    task = ClassificationTask(config, pretrained)
     task.configure(info, RunContext())
     return task.eval()
 
@@ -184,7 +190,7 @@ def test_fine_tuning_starts_from_timms_features_and_a_new_head(loopback_hub: Loo
     ).eval()
     loopback_hub.push("models/acme/vit", {"model.safetensors": save(reference.state_dict())})
     sizes = {"patch_size": 4, "d_model": 192, "num_heads": 3, "num_layers": 1, "d_ff": 768}
-    task = _task(ModelConfig(**sizes, image_size=8, weights="acme/vit"))
+    task = _task(ModelConfig(**sizes, image_size=8), read_pretrained("acme/vit"))
     images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
     seen = task.normalized(images)
     assert seen.shape == (2, 3, 8, 8)
@@ -192,7 +198,42 @@ def test_fine_tuning_starts_from_timms_features_and_a_new_head(loopback_hub: Loo
         torch.testing.assert_close(task.model.features(seen), reference.forward_features(seen))
     assert not task(images).any()
     with pytest.raises(CheckpointError, match="has the shape"):
-        _task(ModelConfig(**{**sizes, "d_ff": 64}, image_size=8, weights="acme/vit"))
+        other = ModelConfig(**{**sizes, "d_ff": 64}, image_size=8)
+        _task(other, read_pretrained("acme/vit"))
+
+
+def test_a_fine_tuned_run_is_read_and_resumed_without_the_weights_it_started_from(
+    loopback_hub: LoopbackHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = timm.create_model(
+        "vit_tiny_patch16_224",
+        pretrained=False,
+        img_size=8,
+        patch_size=4,
+        in_chans=1,
+        depth=1,
+        num_classes=5,
+    )
+    loopback_hub.push("models/acme/vit", {"model.safetensors": save(reference.state_dict())})
+    sizes = ["patch_size=4", "d_model=192", "num_heads=3", "num_layers=1", "d_ff=768"]
+    words = [*(f"model.{size}" for size in sizes), "model.weights=acme/vit", "optim.lr=1e-9"]
+    steps = ["trainer.max_steps=2", "schedule.warmup_steps=0", "trainer.loggers=[]"]
+    paper.train(*compose(paper.Config, paper.__file__, overrides=[*words, *steps]))
+    assets = Path(os.environ["ASSETS_DIR"])
+    (run,) = (assets / "outputs" / "vit").iterdir()
+    shutil.rmtree(assets / "models")
+    config, context = load_run_config(paper.Config, run)
+    assert config.model.weights == "acme/vit"
+    info = load_labelled_images(config.data, context, config.seed).info
+    asked = len(loopback_hub.requests)
+    task = restore_task(ClassificationTask(config.model), info, config, context)
+    torch.testing.assert_close(
+        task.model.patch_embedding.weight, reference.patch_embed.proj.weight
+    )  # the run began there, and hardly moved
+    context.resume, config.trainer.max_steps = run, 3
+    paper.train(config, context)
+    assert len(loopback_hub.requests) == asked
+    assert not (assets / "models").exists()
 
 
 def test_train_evaluate_and_attention_agree(
