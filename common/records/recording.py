@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from common.config.files import show_path
+from common.config.tree import ABSENT
 from common.data.card import list_store
 from common.records.commands import changed_keys, config_file, typed_command
 from common.records.paper import Paper, find_paper
@@ -188,4 +189,4 @@ def _data(record: RunRecord) -> dict[str, str]:
 
 
 def _shown(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
+    return ", ".join("-" if value is ABSENT else str(value) for value in values)
