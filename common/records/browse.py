@@ -33,6 +33,7 @@ from common.records.run_record import (
 from common.records.tables import duration
 from common.utils.errors import ConfigError, DataError, exit_on_error
 from common.utils.paths import get_outputs_dir
+from common.visualization.style import check_picture_path
 from common.visualization.tables import text_table
 
 _NOTHING = "-"
@@ -113,6 +114,7 @@ def compare_runs(records: Sequence[RunRecord], out: Path | None = None) -> str:
     """
     from common.visualization.curves import plot_training_curves
 
+    check_picture_path(out)
     labels = short_labels(records)
     changed = [[key, *map(_value, values)] for key, values in differences(records).items()]
     metrics = dict.fromkeys(key for record in records for key in record.metrics)

@@ -120,6 +120,17 @@ def test_compare_shows_what_differs_and_only_that(outputs: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_refuses_a_picture_of_no_kind(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in (1, 2):
+        make_run(outputs, f"2026-01-0{day}_00-00-00")
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "2026-01-01", "2026-01-02", "--out", "x.nope"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: x.nope is no name of a picture; expected")
+
+
 def test_a_key_that_a_run_does_not_have_is_a_dash_and_none_is_none(outputs: Path) -> None:
     make_run(outputs, "2026-01-01_00-00-00")
     make_run(outputs, "2026-01-02_00-00-00", overrides={"top": None, "low": 1})
