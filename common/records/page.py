@@ -115,7 +115,10 @@ def _metrics(body: Element, records: Sequence[RunRecord], labels: Sequence[str])
 def _differences(body: Element, records: Sequence[RunRecord], labels: Sequence[str]) -> None:
     changed = differences(records)
     if changed:
-        rows = [[key, *(v if v is ABSENT else str(v) for v in values)] for key, values in changed.items()]
+        rows = [
+            [key, *(v if v is ABSENT else str(v) for v in values)]
+            for key, values in changed.items()
+        ]
         _table(body, ["key", *labels], rows)
     else:
         SubElement(body, "p").text = "Nothing."
