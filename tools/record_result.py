@@ -30,10 +30,13 @@ def main() -> None:
             note=arguments.note,
             allow_dirty=arguments.allow_dirty,
         )
-        what = "replaced" if add_row(paper.folder, row) else "added"
+        earlier = add_row(paper.folder, row)
+        what = f"added '{row.name}' ({row.scale})"
+        if earlier is not None:
+            what = f"replaced '{earlier.name}' ({earlier.scale}) with '{row.name}' ({row.scale})"
         metrics = ", ".join(f"{key} {measurement(value)}" for key, value in row.metrics.items())
-        sys.stdout.write(f"{show_path(paper.folder / RESULTS_FILE)}: {what} '{row.name}'\n")
-        sys.stdout.write(f"  {metrics}\n  {row.scale}; {row.command}\n")
+        sys.stdout.write(f"{show_path(paper.folder / RESULTS_FILE)}: {what}\n")
+        sys.stdout.write(f"  {metrics}\n  {row.command}\n")
         sys.stdout.write("next: python tools/make_index.py\n")
 
 

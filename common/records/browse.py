@@ -18,9 +18,10 @@ from typing import Any
 
 from common.config.files import show_path
 from common.config.origins import Source
+from common.config.tree import ABSENT
 from common.records.ages import parse_since
 from common.records.cleaning import Cleaning, candidates, delete
-from common.records.paper import Paper, papers
+from common.records.paper import Paper, paper_folders, readable_papers
 from common.records.run_record import (
     KILLED,
     STATES,
@@ -32,6 +33,7 @@ from common.records.run_record import (
 from common.records.tables import duration
 from common.utils.errors import ConfigError, DataError, exit_on_error
 from common.utils.paths import get_outputs_dir
+from common.visualization.style import check_picture_path
 from common.visualization.tables import text_table
 
 _NOTHING = "-"
@@ -48,7 +50,8 @@ def list_runs(
     experiment: str | None = None, state: str | None = None, since: datetime | None = None
 ) -> str:
     """A table of runs, the newest first; runs whose record cannot be read are named below it."""
-    known = {paper.name: paper for paper in papers()}
+    found, unreadable = readable_papers()
+    known = {paper.name: paper for paper in found}
     rows, broken = [], []
     for directory in run_directories():
         if experiment is not None and directory.parent.name != experiment:
@@ -62,6 +65,7 @@ def list_runs(
             rows.append(_row(record, known.get(record.experiment)))
     if not rows and not broken:
         return f"no such runs in {show_path(get_outputs_dir())}"
+    broken += [str(error) for name, error in unreadable.items() if experiment in (None, name)]
     headers = ["run", "experiment", "state", "result", "time", "size"]
     return "\n".join([text_table(rows, headers), *broken])
 
@@ -110,8 +114,9 @@ def compare_runs(records: Sequence[RunRecord], out: Path | None = None) -> str:
     """
     from common.visualization.curves import plot_training_curves
 
+    check_picture_path(out)
     labels = short_labels(records)
-    changed = [[key, *map(str, values)] for key, values in differences(records).items()]
+    changed = [[key, *map(_value, values)] for key, values in differences(records).items()]
     metrics = dict.fromkeys(key for record in records for key in record.metrics)
     reached = [[key, *(_number(r.metrics.get(key)) for r in records)] for key in metrics]
     parts = [
@@ -143,7 +148,7 @@ def short_labels(records: Sequence[RunRecord]) -> list[str]:
     changed = differences(records)
     if len(changed) == 1:
         ((key, values),) = changed.items()
-        labels = [f"{key.rpartition('.')[2]}={value}" for value in values]
+        labels = [f"{key.rpartition('.')[2]}={_value(value)}" for value in values]
         if len(set(labels)) == len(labels) and all(len(label) <= 24 for label in labels):
             return labels
     return [
@@ -166,8 +171,8 @@ def _is_since(record: RunRecord, since: datetime | None) -> bool:
 
 
 def _next(record: RunRecord) -> str:
-    paper = next((paper for paper in papers() if paper.name == record.experiment), None)
-    module = paper.module if paper is not None else f"papers.{record.experiment}"
+    homes = [folder.parent.name for folder in paper_folders() if folder.name == record.experiment]
+    module = f"{next(iter(homes), 'papers')}.{record.experiment}"
     if record.state == "running":
         return f"it is running as process {record.values.get('pid')}"
     if record.state == "finished":
@@ -193,6 +198,10 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
+def _value(value: Any) -> str:
+    return _NOTHING if value is ABSENT else str(value)
+
+
 def _bytes(size: int) -> str:
     from rich.filesize import decimal
 
@@ -216,6 +225,8 @@ def _compare(arguments: argparse.Namespace) -> str:
 
 def _clean(arguments: argparse.Namespace) -> str:
     found = candidates(arguments.older_than, arguments.keep_best)
+    for name, error in readable_papers()[1].items():
+        sys.stderr.write(f"warning: {error}; the runs of {name} are kept\n")
     shown = [[c.record.name, c.record.experiment, c.reason, _bytes(c.record.size)] for c in found]
     if not found:
         return "there is nothing to clean"

@@ -1,6 +1,7 @@
 """Which runs may go, and their deletion.
 
-Never a run that a process owns, and never one that a ``results.json`` names.
+Never a run that a process owns, never one that a ``results.json`` names, and none of a paper whose
+``paper.yaml`` cannot be read.
 """
 
 import shutil
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.records.ages import parse_since
-from common.records.paper import Paper, papers
+from common.records.paper import Paper, readable_papers
 from common.records.results import read_results
 from common.records.run_record import KILLED, RunRecord, is_locked, owned, run_directories
 from common.utils.errors import DataError
@@ -37,7 +38,7 @@ def candidates(older_than: str | None = None, keep_best: bool = False) -> list[C
             knows which runs are named in it.
     """
     before = parse_since(older_than) if older_than else None
-    known = papers()
+    known, broken = readable_papers()
     named = {
         (paper.name, run)
         for paper in known
@@ -49,7 +50,7 @@ def candidates(older_than: str | None = None, keep_best: bool = False) -> list[C
     found = []
     for record in records:
         reason = _reason(record, before, best)
-        is_named = (record.experiment, record.name) in named
+        is_named = record.experiment in broken or (record.experiment, record.name) in named
         if reason and not is_named and not is_locked(record.directory):
             found.append(Cleaning(record, reason))
     return found

@@ -1,6 +1,7 @@
 """The command a run was started with, as a person types it, and the file it was configured by."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from common.records.run_record import RunRecord, is_users
 from common.utils.errors import ConfigError
 
 _SWEEP = ("-m", "--multirun")
+_OVERRIDE = re.compile(r"[+~]*([A-Za-z_][\w.]*)=")
 
 
 def overrides_of(record: RunRecord) -> dict[str, Any]:
     """The values that were typed on the command line, by key."""
     return {key: value for key, (value, origin) in record.settings.items() if is_users(origin)}
+
+
+def changed_keys(record: RunRecord) -> list[str]:
+    """The keys that a person changed against the configuration file, groups of values included."""
+    words = [word for part in record.parts for word in part.get("command", [])[1:]]
+    typed = [found[1] for word in words if (found := _OVERRIDE.match(str(word)))]
+    return list(dict.fromkeys([*overrides_of(record), *typed]))
 
 
 def config_file(record: RunRecord, paper: Paper) -> str:

@@ -86,11 +86,13 @@ def index_page(standings: Sequence[Standing]) -> str:
             here = measurement(row.metrics[paper.headline.metric])
         theirs = NOTHING
         if headline is not None:
-            theirs = f"{number(headline.claim.value)} ({cell(headline.claim.name)})"
+            claim = headline.claim
+            whose = ": ".join(filter(None, [claim.source, claim.name]))
+            theirs = f"{number(claim.value)} ({cell(whose)})"
         command = row.command if row is not None else f"python -m {paper.module}.train"
         rows.append(
             [
-                f"[{cell(paper.title)}]({paper.name}/README.md) ({cell(paper.citation)})",
+                _titled(paper, f"{paper.name}/README.md"),
                 str(standing.status),
                 f"`{paper.headline.metric}`",
                 f"{here} ({cell(row.name)})" if row is not None else NOTHING,
@@ -130,7 +132,7 @@ def papers_table(standings: Sequence[Standing]) -> str:
             metric = paper.headline.metric
             scale = "" if row.is_full else ", reduced scale"
             here = f"`{metric}` {measurement(row.metrics[metric])} on {cell(row.name)}{scale}"
-        link = f"[{cell(paper.title)}](papers/{paper.name}/README.md) ({cell(paper.citation)})"
+        link = _titled(paper, f"papers/{paper.name}/README.md")
         data = ", ".join(f"`{name}`" for name in data_names(paper))
         rows.append([link, str(standing.status), here, data or NOTHING])
     return table(["Paper", "Status", "Measured here", "Data it is set up for"], rows)
@@ -163,6 +165,14 @@ def data_names(paper: Paper) -> list[str]:
             if name is not ABSENT:
                 names.append(str(name))
     return list(dict.fromkeys(names))
+
+
+def _titled(paper: Paper, page: str) -> str:
+    """Title and citation; the title leads to the paper's own page, if there is one."""
+    title = cell(paper.title)
+    if (paper.folder / "README.md").is_file():
+        title = f"[{title}]({page})"
+    return f"{title} ({cell(paper.citation)})"
 
 
 def _counts(standing: Standing) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from common.config.tree import ABSENT
 from common.records.browse import short_labels
 from common.records.charts import COLOURS, charts
 from common.records.run_record import RunRecord, differences
@@ -114,7 +115,10 @@ def _metrics(body: Element, records: Sequence[RunRecord], labels: Sequence[str])
 def _differences(body: Element, records: Sequence[RunRecord], labels: Sequence[str]) -> None:
     changed = differences(records)
     if changed:
-        rows = [[key, *map(str, values)] for key, values in changed.items()]
+        rows = [
+            [key, *(v if v is ABSENT else str(v) for v in values)]
+            for key, values in changed.items()
+        ]
         _table(body, ["key", *labels], rows)
     else:
         SubElement(body, "p").text = "Nothing."
@@ -182,6 +186,6 @@ def _table(body: Element, headers: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value is ABSENT:
         return "–"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

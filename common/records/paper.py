@@ -135,9 +135,9 @@ class Paper:
 
     @property
     def citation(self) -> str:
-        """``Vaswani et al. 2017``."""
+        """``Vaswani et al. 2017``; a group (``The authors``) keeps its whole name."""
         names = [name.strip() for name in self.authors.split(",")]
-        last = [name.split()[-1] for name in names]
+        last = [n if n.lower().startswith("the ") else n.split()[-1] for n in names]
         who = f"{last[0]} et al." if len(last) > 2 else " and ".join(last)
         return f"{who} {self.year}"
 
@@ -148,9 +148,25 @@ def papers(root: Path | None = None) -> list[Paper]:
     Raises:
         ConfigError: if the ``paper.yaml`` of one cannot be read.
     """
+    return [Paper.read(folder) for folder in paper_folders(root)]
+
+
+def readable_papers(root: Path | None = None) -> tuple[list[Paper], dict[str, ConfigError]]:
+    """The papers whose ``paper.yaml`` can be read, and what is wrong with the others, by name."""
+    found, broken = [], {}
+    for folder in paper_folders(root):
+        try:
+            found.append(Paper.read(folder))
+        except ConfigError as error:
+            broken[folder.name] = error
+    return found, broken
+
+
+def paper_folders(root: Path | None = None) -> list[Path]:
+    """The folders of all papers, then of all projects, by name."""
     root = root or get_project_root()
-    files = (path for home in HOMES for path in sorted((root / home).glob(f"[!_.]*/{PAPER_FILE}")))
-    return [Paper.read(path.parent) for path in files]
+    files = [path for home in HOMES for path in sorted((root / home).glob(f"[!_.]*/{PAPER_FILE}"))]
+    return [path.parent for path in files]
 
 
 def find_paper(name: str, root: Path | None = None) -> Paper:

@@ -11,8 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from common.config.files import show_path
+from common.config.tree import ABSENT
 from common.data.card import list_store
-from common.records.commands import config_file, overrides_of, typed_command
+from common.records.commands import changed_keys, config_file, typed_command
 from common.records.paper import Paper, find_paper
 from common.records.repository import check_code, is_dirty
 from common.records.results import FULL, Measurement, Row, check_scale
@@ -37,8 +38,9 @@ def make_row(
     Args:
         directories: Finished runs of one configuration, one for each seed.
         name: What was trained on what; the configuration's name and the data's by default.
-        scale: ``full`` or ``reduced: ...``. Without it, runs of a claim's configuration in which
-            nothing but the seed is overridden are full; others must say what they are.
+        scale: ``full`` or ``reduced: ...``. Full is a configuration in which nothing but the seed
+            is overridden; without ``scale``, one that a claim is about is full, and others must
+            say what they are.
         note: What else a reader must know.
         allow_dirty: Record runs of code that is not exactly a commit, and say so in the row.
         root: The project.
@@ -130,14 +132,16 @@ def _same(records: Sequence[RunRecord], what: str, values: Sequence[Any]) -> Any
 
 
 def _scale(scale: str | None, paper: Paper, config: str, records: Sequence[RunRecord]) -> str:
-    if scale is not None:
-        return check_scale(scale, "--scale")
-    changed = [key for record in records for key in overrides_of(record) if key != "seed"]
+    if scale is not None and check_scale(scale, "--scale") != FULL:
+        return scale
+    changed = [key for record in records for key in changed_keys(record) if key != "seed"]
     if changed:
         raise ConfigError(
-            f"the run overrides {', '.join(dict.fromkeys(changed))}; say what it is: "
-            "--scale full, or --scale 'reduced: ...'"
+            f"the run overrides {', '.join(dict.fromkeys(changed))}; say what it is: --scale "
+            f"'reduced: ...' (full is {config} as it is, with any seed)"
         )
+    if scale == FULL:
+        return FULL
     if config not in [claim.config for claim in paper.claims if not claim.is_count]:
         raise ConfigError(
             f"no claim of the paper is about training {config}; say what the run is: "
@@ -185,4 +189,4 @@ def _data(record: RunRecord) -> dict[str, str]:
 
 
 def _shown(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
+    return ", ".join("-" if value is ABSENT else str(value) for value in values)

@@ -135,20 +135,18 @@ def write_results(folder: Path, rows: Sequence[Row]) -> None:
     atomic_write_text(folder / RESULTS_FILE, text + "\n")
 
 
-def add_row(folder: Path, row: Row) -> bool:
+def add_row(folder: Path, row: Row) -> Row | None:
     """Add a row to a paper's results, in place of the same one.
 
     Returns:
-        Whether it replaced an earlier row.
+        The earlier row that it replaced, if there was one.
     """
     rows = read_results(folder)
-    same = [index for index, known in enumerate(rows) if row.is_again(known)]
-    if same:
-        rows[same[0]] = row
-    else:
-        rows.append(row)
+    index = next((i for i, known in enumerate(rows) if row.is_again(known)), len(rows))
+    earlier = rows[index] if index < len(rows) else None
+    rows[index : index + 1] = [row]
     write_results(folder, rows)
-    return bool(same)
+    return earlier
 
 
 def check_scale(scale: str, place: str) -> str:

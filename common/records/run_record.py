@@ -17,7 +17,7 @@ from typing import Any, Self
 from common.config.files import ConfigFile, read_config, show_path
 from common.config.origins import Origin, Source
 from common.config.overrides import COMMAND_LINE
-from common.config.tree import leaves
+from common.config.tree import ABSENT, leaves
 from common.utils.errors import ConfigError, DataError
 from common.utils.paths import get_outputs_dir
 from common.utils.text import did_you_mean
@@ -169,11 +169,11 @@ def is_users(origin: Origin) -> bool:
 
 
 def differences(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """The keys whose values are not the same in all runs; a key that is missing is ``None``."""
+    """The keys whose values are not the same in all runs; a key that is missing is ``ABSENT``."""
     keys = dict.fromkeys(key for record in records for key in record.settings)
     found = {}
     for key in keys:
-        values = [record.settings.get(key, (None, None))[0] for record in records]
+        values = [record.settings.get(key, (ABSENT, None))[0] for record in records]
         if any(value != values[0] for value in values[1:]):
             found[key] = values
     return found

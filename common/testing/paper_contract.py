@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,9 +70,25 @@ def look(module: str, clause: str, find: Callable[[], Iterator[str]]) -> Outcome
     began = time.monotonic()
     try:
         problems = tuple(find())
+    except RepriseError as error:
+        problems = (" ".join(str(error).split()),)
     except Exception as error:
-        problems = (f"{type(error).__name__}: {' '.join(str(error).split())}",)
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        problems = (f"{_place(error, module)}{said}",)
     return Outcome(module, clause, problems, time.monotonic() - began)
+
+
+def _place(error: Exception, module: str) -> str:
+    """The paper's own file and line that an error came through last; empty if there is none."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno))
+    for file, line in reversed(frames):
+        parts = Path(file).parts
+        for index in range(len(parts) - 1):
+            if ".".join(parts[index : index + 2]) == module:
+                return f"{'/'.join(parts[index:])}:{line}: "
+    return ""
 
 
 def check_static(subject: Subject, clause: str) -> Outcome:

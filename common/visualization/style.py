@@ -5,11 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.utils.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito's palette (2008): told apart with any colour vision.
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"]
+
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 
 
 @contextmanager
@@ -49,8 +54,31 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def check_picture_path(out: Path | str | None) -> None:
+    """Refuse a place that no picture can be written to, before the work that makes the picture.
+
+    Raises:
+        InputError: if the suffix is no picture's, a folder has the name, or a file is in the way.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(f"{path} is no name of a picture; expected one with {', '.join(PICTURES)}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected the name of a picture in it")
+    above = next((parent for parent in path.parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"{path} cannot be written: {above} is a file, not a folder")
+
+
 def save_figure(figure: "Figure", out: Path | str | None) -> None:
-    """Write a figure if a place is named; missing directories are created."""
+    """Write a figure if a place is named; missing directories are created.
+
+    Raises:
+        InputError: if no picture can be written there.
+    """
     if out is not None:
+        check_picture_path(out)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out)

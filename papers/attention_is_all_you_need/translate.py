@@ -15,7 +15,9 @@ from common.config import default_checkpoint, find_run, load_run_config
 from common.data.tokenization import Tokenizer
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
+from common.utils.options import check_option
 from common.visualization import plot_attention
+from common.visualization.style import check_picture_path
 from papers.attention_is_all_you_need.decoding import translate
 from papers.attention_is_all_you_need.evaluate import load_translator
 from papers.attention_is_all_you_need.model import TranslationTask
@@ -25,7 +27,8 @@ from papers.attention_is_all_you_need.train import Config
 def main() -> None:
     """Read sentences, write one translation a line."""
     parser = argparse.ArgumentParser(
-        prog="translate", description="Translate with a trained Transformer."
+        prog="python -m papers.attention_is_all_you_need.translate",
+        description="Translate with a trained Transformer.",
     )
     parser.add_argument("sentence", nargs="*", help="what to translate; standard input if empty")
     parser.add_argument("--run", help="run directory; the newest run by default")
@@ -35,11 +38,13 @@ def main() -> None:
     arguments = parser.parse_args()
     setup_logger(level="WARNING")
     with exit_on_error():
+        check_option("--beam", arguments.beam, 1)
+        check_picture_path(arguments.attention)
         run = find_run(arguments.run, Path(__file__).parent)
         config, context = load_run_config(Config, run)
         context.checkpoint = arguments.checkpoint or default_checkpoint(run)
         if arguments.beam is not None:
-            config.decode.beam_size = max(arguments.beam, 1)
+            config.decode.beam_size = arguments.beam
         task, tokenizer = load_translator(config, context)
         sentences = arguments.sentence or [line.rstrip("\n") for line in sys.stdin]
         translations = translate(task, tokenizer, sentences, config.decode)

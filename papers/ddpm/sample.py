@@ -18,7 +18,9 @@ from common.data.labelled_images import load_labelled_images
 from common.training import Trainer, restore_task
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
+from common.utils.options import check_option, check_seed
 from common.visualization import plot_image_grid
+from common.visualization.style import check_picture_path
 from papers.ddpm.model import DiffusionTask, to_pixels
 from papers.ddpm.train import Config
 
@@ -28,20 +30,25 @@ _SNAPSHOTS = 10
 def main() -> None:
     """Read the command line, draw, write the picture."""
     parser = argparse.ArgumentParser(
-        prog="sample", description="Draw images from a trained diffusion model."
+        prog="python -m papers.ddpm.sample",
+        description="Draw images from a trained diffusion model.",
     )
     parser.add_argument("--run", help="run directory; the newest run by default")
     parser.add_argument("--checkpoint", help="final, best, last or a file")
     parser.add_argument("--out", type=Path, required=True, help="the picture, e.g. grid.png")
     parser.add_argument("--steps", type=int, help="steps of a shorter chain; all by default")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--count", type=int, default=64, help="how many images")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise: %(default)s")
+    parser.add_argument("--count", type=int, default=64, help="images: %(default)s")
     parser.add_argument(
         "--progress", action="store_true", help="a row for each image, from noise to image"
     )
     arguments = parser.parse_args()
     setup_logger(level="WARNING")
     with exit_on_error():
+        check_picture_path(arguments.out)
+        check_option("--count", arguments.count, 1)
+        check_option("--steps", arguments.steps, 1)
+        check_seed(arguments.seed)
         run = find_run(arguments.run, Path(__file__).parent)
         config, context = load_run_config(Config, run)
         context.checkpoint = arguments.checkpoint or default_checkpoint(run)
@@ -49,7 +56,7 @@ def main() -> None:
         task = DiffusionTask(config.model, config.diffusion)
         task = restore_task(task, data.info, config, context)
         task.to(Trainer(config.trainer).device)
-        count, columns = max(arguments.count, 1), 8
+        count, columns = arguments.count, 8
         if arguments.progress:
             images, columns = snapshots(task, count, arguments.seed, arguments.steps), _SNAPSHOTS
         else:

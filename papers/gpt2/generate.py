@@ -16,6 +16,7 @@ from common.models import GPT
 from common.training import restore_task
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
+from common.utils.options import check_option, check_seed
 from papers.gpt2.hf_weights import load_hf_model
 from papers.gpt2.model import LanguageModelTask
 from papers.gpt2.sampling import SampleConfig, continue_text
@@ -28,6 +29,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     setup_logger(level="WARNING")
     with exit_on_error():
+        check_option("--tokens", arguments.tokens, 0)
+        check_seed(arguments.seed)
         if arguments.hf_model is not None:
             model, tokenizer = load_hf_model(arguments.hf_model)
             sample = SampleConfig()
@@ -65,17 +68,21 @@ def load_language_model(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="generate", description="Go on with a text.")
+    parser = argparse.ArgumentParser(
+        prog="python -m papers.gpt2.generate", description="Go on with a text."
+    )
     parser.add_argument("prompt", nargs="?", help="what the text begins with; the run's by default")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--run", help="run directory; the newest run by default")
     source.add_argument("--hf-model", help="a published GPT-2 instead of a run, e.g. gpt2")
     parser.add_argument("--checkpoint", help="final, best, last or a file")
-    parser.add_argument("--tokens", type=int, help="how many to add")
-    parser.add_argument("--temperature", type=float, help="0: the most probable token")
+    parser.add_argument("--tokens", type=int, help="how many to add; the run's by default")
+    parser.add_argument(
+        "--temperature", type=float, help="0: the most probable token; the run's by default"
+    )
     parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
     parser.add_argument("--top-p", type=float, help="draw from the nucleus of this probability")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws: %(default)s")
     return parser
 
 

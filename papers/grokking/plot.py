@@ -11,17 +11,25 @@ from pathlib import Path
 from common.config import find_run
 from common.utils.errors import exit_on_error
 from common.visualization.curves import read_history
-from common.visualization.style import house_style, new_figure, save_figure
+from common.visualization.style import (
+    check_picture_path,
+    house_style,
+    new_figure,
+    save_figure,
+)
 from papers.grokking.delay import grokking_steps
 
 
 def main() -> None:
     """Find the run and draw it."""
-    parser = argparse.ArgumentParser(prog="plot", description="Draw when a run understood.")
+    parser = argparse.ArgumentParser(
+        prog="python -m papers.grokking.plot", description="Draw when a run understood."
+    )
     parser.add_argument("--run", help="run directory; the newest run by default")
     parser.add_argument("--out", type=Path, help="the picture; RUN/plots/grokking.png by default")
     arguments = parser.parse_args()
     with exit_on_error():
+        check_picture_path(arguments.out)
         run = find_run(arguments.run, Path(__file__).parent)
         out = arguments.out or run / "plots" / "grokking.png"
         plot_grokking(run, out)

@@ -23,7 +23,12 @@ from common.data.labelled_images import load_labelled_images
 from common.training import restore_task
 from common.utils import setup_logger
 from common.utils.errors import exit_on_error
-from common.visualization.style import house_style, new_figure, save_figure
+from common.visualization.style import (
+    check_picture_path,
+    house_style,
+    new_figure,
+    save_figure,
+)
 from papers.vit.model import ClassificationTask
 from papers.vit.train import Config
 
@@ -119,7 +124,8 @@ def draw_positions(similarity: Float[Tensor, "N N"], out: Path) -> None:
 def main() -> None:
     """Draw both pictures of a run."""
     parser = argparse.ArgumentParser(
-        prog="attention", description="Draw what a trained Vision Transformer looks at."
+        prog="python -m papers.vit.attention",
+        description="Draw what a trained Vision Transformer looks at.",
     )
     parser.add_argument("--run", help="run directory; the newest run by default")
     parser.add_argument("--checkpoint", help="final, best, last or a file")
@@ -128,6 +134,9 @@ def main() -> None:
     setup_logger(level="WARNING")
     with exit_on_error():
         run = find_run(arguments.run, Path(__file__).parent)
+        out = arguments.out or run / "plots"
+        rollout, positions = out / "rollout.png", out / "positions.png"
+        check_picture_path(rollout)
         config, context = load_run_config(Config, run)
         context.checkpoint = arguments.checkpoint or default_checkpoint(run)
         data = load_labelled_images(config.data, context, config.seed)
@@ -135,11 +144,10 @@ def main() -> None:
         batch = next(iter(data.test.batches(epoch=0)))
         images, labels = batch["image"][:_COLUMNS], batch["label"][:_COLUMNS].tolist()
         names = data.info.class_names or tuple(map(str, range(data.info.num_classes or 0)))
-        out = arguments.out or run / "plots"
         maps = class_token_maps(task, images)
-        draw_rollout(images, maps, [names[label] for label in labels], out / "rollout.png")
-        draw_positions(position_similarity(task.model.positions), out / "positions.png")
-        sys.stdout.write(f"{out / 'rollout.png'}\n{out / 'positions.png'}\n")
+        draw_rollout(images, maps, [names[label] for label in labels], rollout)
+        draw_positions(position_similarity(task.model.positions), positions)
+        sys.stdout.write(f"{rollout}\n{positions}\n")
 
 
 if __name__ == "__main__":

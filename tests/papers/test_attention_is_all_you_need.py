@@ -25,6 +25,7 @@ from common.utils.paths import get_project_root
 from papers.attention_is_all_you_need import train as paper
 from papers.attention_is_all_you_need.decoding import DecodeConfig, score, translate
 from papers.attention_is_all_you_need.model import ModelConfig, TranslationTask, peak_learning_rate
+from papers.attention_is_all_you_need.translate import main as translate_words
 
 MODULE = "papers.attention_is_all_you_need"
 SMALL = ["trainer.eval_every=4", "trainer.log_every=2", "trainer.keep=2", "decode.extra_length=4"]
@@ -285,3 +286,23 @@ def test_a_model_larger_than_its_positions_is_a_sentence_too_long_for_it() -> No
     model = Transformer(10, 16, 2, 1, 1, 32, max_len=8)
     with pytest.raises(Exception, match="8"):
         model(torch.ones(1, 9, dtype=torch.long), torch.ones(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beam", "0"], "--beam is 0, expected 1 or more\n"),
+        (["--attention", "x.nope"], "x.nope is no name of a picture; expected one with .png"),
+    ],
+)
+def test_words_that_make_no_sense_are_one_line_before_any_work(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["translate", *words])
+    with pytest.raises(SystemExit) as caught:
+        translate_words()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

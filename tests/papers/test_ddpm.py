@@ -353,3 +353,25 @@ def test_the_weights_that_are_kept_are_the_averaged_ones(
     kept, average = load_file(run / "model.safetensors"), state["callbacks"]["EMA"]["shadow"]
     assert all(torch.equal(kept[name], average[name]) for name in average)
     assert not torch.equal(kept["model.last.weight"], state["model"]["model.last.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.nope"], "x.nope is no name of a picture; expected one with .png"),
+        (["--out", "x.png", "--count", "0"], "--count is 0, expected 1 or more\n"),
+        (["--out", "x.png", "--seed", "-1"], "--seed is -1, expected 0 to 9223372036854775807\n"),
+        (["--out", "x.png", "--steps", "0"], "--steps is 0, expected 1 or more\n"),
+    ],
+)
+def test_words_that_make_no_sense_are_one_line_before_any_work(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sample", *words])
+    with pytest.raises(SystemExit) as caught:
+        sample.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

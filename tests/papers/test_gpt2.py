@@ -283,3 +283,23 @@ def test_a_published_tokenizer_knows_its_special_tokens() -> None:
     assert tokens.dtype == np.uint16
     assert tokens.tolist() == [1, 0] * 10_000 + [1]
     assert len(tokenizer.encode([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tokens", "-5"], "--tokens is -5, expected 0 or more\n"),
+        (["--seed", "-1"], "--seed is -1, expected 0 to 9223372036854775807\n"),
+    ],
+)
+def test_words_that_make_no_sense_are_one_line_before_any_work(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate", *words])
+    with pytest.raises(SystemExit) as caught:
+        generate.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -26,6 +26,7 @@ from papers.grokking.dataset import (
 )
 from papers.grokking.delay import first_step, grokking_steps
 from papers.grokking.model import EquationTask, ModelConfig
+from papers.grokking.plot import main as draw
 from papers.grokking.plot import plot_grokking
 
 SMALL = ["data.p=7", "model.d_model=16", "model.num_heads=2", "trainer.loggers=[]"]
@@ -270,3 +271,22 @@ def _task(config: ModelConfig, vocab_size: int) -> EquationTask:
     task = EquationTask(config)
     task.configure(DatasetInfo(vocab_size=vocab_size), RunContext())
     return task
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.nope"], "x.nope is no name of a picture; expected one with .png"),
+    ],
+)
+def test_words_that_make_no_sense_are_one_line_before_any_work(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["plot", *words])
+    with pytest.raises(SystemExit) as caught:
+        draw()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -252,3 +252,8 @@ def test_train_evaluate_and_attention_agree(
     pictures = [Path(line) for line in capsys.readouterr().out.split()]
     assert [picture.name for picture in pictures] == ["rollout.png", "positions.png"]
     assert all(picture.stat().st_size > 5_000 for picture in pictures)
+    monkeypatch.setattr(sys, "argv", ["attention", "--out", str(run / "config.yaml")])
+    with pytest.raises(SystemExit) as caught:
+        draw()
+    assert caught.value.code == 2
+    assert "config.yaml is a file, not a folder" in capsys.readouterr().err

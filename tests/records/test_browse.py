@@ -23,9 +23,10 @@ NOW = datetime.now(UTC).isoformat(timespec="seconds")
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty place for runs, of a project with one paper."""
     project(tmp_path)
-    read = browse.papers
+    readable, folders = browse.readable_papers, browse.paper_folders
     for module in (browse, cleaning):
-        monkeypatch.setattr(module, "papers", lambda: read(tmp_path))
+        monkeypatch.setattr(module, "readable_papers", lambda: readable(tmp_path))
+    monkeypatch.setattr(browse, "paper_folders", lambda: folders(tmp_path))
     get_outputs_dir().mkdir(parents=True)
     return get_outputs_dir()
 
@@ -119,6 +120,26 @@ def test_compare_shows_what_differs_and_only_that(outputs: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_refuses_a_picture_of_no_kind(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in (1, 2):
+        make_run(outputs, f"2026-01-0{day}_00-00-00")
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "2026-01-01", "2026-01-02", "--out", "x.nope"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: x.nope is no name of a picture; expected")
+
+
+def test_a_key_that_a_run_does_not_have_is_a_dash_and_none_is_none(outputs: Path) -> None:
+    make_run(outputs, "2026-01-01_00-00-00")
+    make_run(outputs, "2026-01-02_00-00-00", overrides={"top": None, "low": 1})
+    text = compare_runs([find_record("2026-01-01"), find_record("2026-01-02")])
+    cells = [line.split() for line in text.splitlines()]
+    assert ["top", "-", "None"] in cells
+    assert ["low", "-", "1"] in cells
+
+
 def test_clean_takes_what_ended_with_nothing_and_only_that(outputs: Path) -> None:
     make_run(outputs, "2026-01-01_00-00-00")
     make_run(outputs, "2026-01-02_00-00-00", command=["train.py", "--dry-run"])
@@ -131,6 +152,25 @@ def test_clean_takes_what_ended_with_nothing_and_only_that(outputs: Path) -> Non
         "03": "failed, no checkpoint",
         "05": "killed, no checkpoint",
     }
+
+
+def test_a_half_edited_paper_protects_its_own_runs_and_hides_no_others(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(tmp_path, "another", **{"paper.yaml": "title: An\n"})
+    make_run(outputs, "2026-01-01_00-00-00", state="failed")
+    make_run(outputs, "2026-01-02_00-00-00", state="failed", experiment="another")
+    for name in ("2026-01-01", "2026-01-02"):
+        assert "no checkpoint to go on from" in show_run(find_record(name))
+    text = list_runs()
+    assert len(names(text)) == 2
+    assert "another/paper.yaml: authors is missing" in text
+    assert "paper.yaml" not in list_runs(experiment="method")
+    assert [c.record.experiment for c in candidates("1d", keep_best=True)] == ["method"]
+    main(["clean"])
+    warning = capsys.readouterr().err
+    assert "another/paper.yaml: authors is missing" in warning
+    assert warning.endswith("; the runs of another are kept\n")
 
 
 def test_a_run_that_is_owned_is_never_cleaned(outputs: Path) -> None:

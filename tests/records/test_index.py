@@ -8,7 +8,7 @@ from common.records import Measurement, write_results
 from common.records.index import out_of_date, write_documents
 from common.records.tables import between, duration, number, signed
 from common.utils.errors import ConfigError
-from tests.records.examples import project, row
+from tests.records.examples import FILES, project, row
 
 
 def test_documents_are_up_to_date_after_they_are_written(tmp_path: Path) -> None:
@@ -67,6 +67,22 @@ def test_the_root_readme_names_the_data_the_default_first(tmp_path: Path) -> Non
     project(tmp_path)
     write_documents(tmp_path)
     assert "`embedded/digits`, `cifar10`" in (tmp_path / "README.md").read_text()
+
+
+def test_a_draft_without_a_readme_is_listed_without_a_link(tmp_path: Path) -> None:
+    (project(tmp_path) / "README.md").unlink()
+    write_documents(tmp_path)
+    for page in ("README.md", "papers/README.md"):
+        text = (tmp_path / page).read_text()
+        assert "| A Method (Lovelace and Babbage 1843) | draft |" in text
+        assert "method/README.md" not in text
+
+
+def test_somebody_elses_number_says_whose_it_is(tmp_path: Path) -> None:
+    text = FILES["paper.yaml"].replace("where: Table 1", "where: its page, source: A Library")
+    project(tmp_path, **{"paper.yaml": text})
+    write_documents(tmp_path)
+    assert "| 0.9 (A Library: small) |" in (tmp_path / "papers/README.md").read_text()
 
 
 @pytest.mark.parametrize(

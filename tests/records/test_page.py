@@ -36,6 +36,14 @@ def pair(tmp_path: Path) -> list[RunRecord]:
     return [RunRecord.read(one), RunRecord.read(two)]
 
 
+def test_a_key_that_a_run_does_not_have_is_a_dash_and_none_is_none(
+    pair: list[RunRecord], tmp_path: Path
+) -> None:
+    other = RunRecord.read(make_run(tmp_path, "2026-01-03_00-00-00", overrides={"top": None}))
+    text = report_page([pair[0], other], "runs")
+    assert re.search(r"<td[^>]*>top</td><td[^>]*>–</td><td[^>]*>None</td>", text)
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
     """An endpoint on loopback, and the paths that somebody asked it for."""

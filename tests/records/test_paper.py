@@ -46,6 +46,12 @@ def test_what_is_wrong_is_one_line_with_file_and_key(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("authors", ["The authors", "The Reprise authors"])
+def test_a_group_of_authors_is_cited_by_its_whole_name(tmp_path: Path, authors: str) -> None:
+    text = PAPER.replace("Ada Lovelace, Charles Babbage", authors)
+    assert Paper.read(project(tmp_path, **{"paper.yaml": text})).citation == f"{authors} 1843"
+
+
 def test_a_paper_that_is_not_on_arxiv_gives_its_page(tmp_path: Path) -> None:
     text = PAPER.replace('arxiv: "1801.00001"', "url: https://example.org/a.pdf")
     paper = Paper.read(project(tmp_path, **{"paper.yaml": text}))

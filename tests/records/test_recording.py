@@ -181,6 +181,19 @@ def test_only_an_unchanged_claims_configuration_is_full_by_itself(lab: Lab) -> N
     assert make_row([default], root=lab.root, scale="reduced: digits")[1].scale == "reduced: digits"
 
 
+@pytest.mark.parametrize("scale", ["full", None])
+def test_a_run_with_overrides_is_never_full(lab: Lab, scale: str | None) -> None:
+    group = ["train.py", "--config", "configs/full.yaml", "model=large"]
+    runs = [lab.run(overrides={"lr": 0.5}), lab.run("2026-01-02_00-00-00", command=group)]
+    for run, key in zip(runs, ("lr", "model"), strict=True):
+        with pytest.raises(ConfigError, match=rf"^the run overrides {key}; .*'reduced: ") as caught:
+            make_row([run], root=lab.root, scale=scale)
+        assert "--scale full" not in str(caught.value)
+        assert make_row([run], root=lab.root, scale="reduced: less")[1].scale == "reduced: less"
+    seed = lab.run("2026-01-03_00-00-00", seed=3, config=None)
+    assert make_row([seed], root=lab.root, scale="full")[1].is_full
+
+
 def test_a_claim_about_size_makes_no_run_full(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     paper = lab.folder / "paper.yaml"

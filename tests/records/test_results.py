@@ -36,10 +36,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_same_experiment_replaces_and_another_joins(tmp_path: Path) -> None:
-    assert not add_row(tmp_path, row())
-    assert add_row(tmp_path, row(name="again"))
-    assert not add_row(tmp_path, row(seeds=(1,)))
-    assert not add_row(tmp_path, row(commit="f" * 40))
+    assert add_row(tmp_path, row()) is None
+    assert add_row(tmp_path, row(name="again")) == row()
+    assert add_row(tmp_path, row(seeds=(1,))) is None
+    assert add_row(tmp_path, row(commit="f" * 40)) is None
     assert [r.name for r in read_results(tmp_path)] == ["again", "full", "full"]
 
 

@@ -1,5 +1,6 @@
 """The contract itself: copies of the template that are broken in one way break one clause."""
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -203,6 +204,27 @@ def test_a_connection_breaks_smoke(root: Path, server: TrialServer, tmp_path: Pa
     assert found.keys() == {"smoke", "evaluate"}
     assert "unreachable" in found["smoke"] or "cut off" in found["smoke"]
     assert "see the clause smoke" in found["evaluate"]
+
+
+def test_an_import_that_fails_names_the_file_and_an_error_of_ours_no_class(
+    root: Path, importable: None
+) -> None:
+    subject = copy_of_template(
+        root,
+        "no_import",
+        "model.py",
+        "import torch\n",
+        "import torch\nimport nowhere_to_be_found\n",
+    )
+    for clause in ("configs", "readme"):
+        (problem,) = check_static(subject, clause).problems
+        assert re.fullmatch(
+            r"papers/no_import/model\.py:\d+: ModuleNotFoundError: .*'nowhere_to_be_found'", problem
+        )
+    subject = copy_of_template(root, "no_card", "paper.yaml", "title:", "titel:")
+    (problem,) = check_static(subject, "results").problems
+    assert "Error:" not in problem
+    assert "paper.yaml: title is missing" in problem
 
 
 def test_papers_are_named_as_people_name_them() -> None:

@@ -81,10 +81,11 @@ def test_two_seeds_of_a_real_sweep_become_a_row_and_its_tables(copy: Copy) -> No
     folder = copy.root / "papers" / PAPER
     before = read_results(folder)
     words = [*copy.runs, "--scale", "reduced: four steps", "--name", "tiny"]
-    for verb in ("added", "replaced"):  # the same row again is not another one
+    what = "'tiny' (reduced: four steps)"
+    for said in (f"added {what}", f"replaced {what} with {what}"):  # again is not another one
         result = copy.run("tools/record_result.py", *words)
         assert result.returncode == 0, result.stderr
-        assert f"{verb} 'tiny'" in result.stdout
+        assert f"results.json: {said}\n" in result.stdout
     *earlier, row = read_results(folder)
     assert earlier == before
     assert row.seeds == (0, 1)

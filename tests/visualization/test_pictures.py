@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.utils.errors import DataError
+from common.utils.errors import DataError, InputError
 from common.visualization import plot_attention, plot_training_curves, text_table
 from common.visualization.curves import rolling_mean
+from common.visualization.style import PICTURES, new_figure, save_figure
 
 
 def _history(offset: float = 0.0) -> list[dict]:
@@ -28,6 +29,32 @@ def test_every_quantity_has_a_panel_and_times_have_none(tmp_path: Path) -> None:
     loss = figure.axes[0]
     assert [line.get_label() for line in loss.get_lines()] == ["train", "validation"]
     assert list(loss.get_lines()[0].get_ydata()) == [2.0 / s for s in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.nope", r"x\.nope is no name of a picture; expected one with \.png, \.svg, \.pdf"),
+        ("x", r"x is no name of a picture"),
+        ("folder.png", r"folder\.png is a folder"),
+        ("file.txt/x.png", r"x\.png cannot be written: .*file\.txt is a file, not a folder"),
+    ],
+)
+def test_a_place_that_no_picture_can_be_written_to_is_one_line(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(InputError, match=message) as caught:
+        plot_training_curves(_history(), out=tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [*PICTURES, ".PNG"])
+def test_every_suffix_that_is_offered_is_written(tmp_path: Path, suffix: str) -> None:
+    figure = new_figure(1.0, 1.0)
+    save_figure(figure, tmp_path / f"x{suffix}")
+    assert (tmp_path / f"x{suffix}").stat().st_size > 0
 
 
 def test_places_without_a_panel_stay_empty() -> None:
