@@ -5,6 +5,7 @@ never of the commit that is checked out: it is out of date only when one of thes
 the code has moved since a row was recorded is computed when somebody asks (``staleness``).
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def site_page(standings: Sequence[Standing]) -> str:
         title = f"[{cell(paper.title)}]({paper.url})" if paper.url else cell(paper.title)
         lines.append(
             f"- {title} ({cell(paper.citation)}): {standing.status}; claims: {_counts(standing)}.\n"
-            f"  `python -m {paper.module}.train`"
+            f"  `python -m {paper.module}.train`{_picture(paper)}"
         )
     return (
         f"# Papers\n\n{_GENERATED}\n\n"
@@ -173,6 +174,14 @@ def _titled(paper: Paper, page: str) -> str:
     if (paper.folder / "README.md").is_file():
         title = f"[{title}]({page})"
     return f"{title} ({cell(paper.citation)})"
+
+
+def _picture(paper: Paper) -> str:
+    """The first picture of the paper's own page, for the site."""
+    page = paper.folder / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    found = re.search(r"^!\[([^\]]*)\]\(\.\./\.\./docs/(images/[^)\s]+)\)", text, re.MULTILINE)
+    return f"\n\n    ![{found[1]}]({found[2]})\n" if found else ""
 
 
 def _counts(standing: Standing) -> str:
