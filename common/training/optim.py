@@ -44,6 +44,22 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
     return kind(groups, **values)
 
 
+def checked_optimizer(optim: OptimizerConfig | Optimizer | None, task: Task) -> Optimizer:
+    """An optimizer that is given, once every trainable tensor is found in it, or a new one.
+
+    Args:
+        optim: An optimizer over the parameters of ``task``, or the values of one; AdamW by default.
+        task: Placed where it is trained.
+
+    Raises:
+        ConfigError, ValueError: as ``build_optimizer``.
+    """
+    if not isinstance(optim, Optimizer):
+        return build_optimizer(optim or OptimizerConfig(), task)
+    _check_groups(task, optim.param_groups)
+    return optim
+
+
 def optimizer_values(config: OptimizerConfig) -> tuple[type[Optimizer], dict[str, Any]]:
     """The optimizer's class and the arguments that ``config`` sets.
 

@@ -20,7 +20,13 @@ from common.utils.runs import Run
 
 
 @contextmanager
-def open_run(config: Any, context: RunContext) -> Iterator[Run]:
+def open_run(
+    config: Any,
+    context: RunContext,
+    *,
+    directory: Path | None = None,
+    checkpoints: str = "checkpoints",
+) -> Iterator[Run]:
     """Seed everything and open the run directory of an experiment.
 
     A new run gets a new directory. ``--resume RUN`` opens that one again, and
@@ -31,6 +37,8 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
     Args:
         config: A configuration with ``seed`` and ``trainer`` (``TrainerConfig``).
         context: What the command line said.
+        directory: Of a new run; below ``assets/outputs`` by default.
+        checkpoints: The folder of its checkpoints.
 
     Raises:
         ConfigError: if values contradict each other, the machine, or how the process was started.
@@ -43,11 +51,11 @@ def open_run(config: Any, context: RunContext) -> Iterator[Run]:
     seed_rank(config.seed, rank, config.trainer.deterministic)
     places = ""
     if rank == 0:
-        run, resume_from = _place(config.seed, context)
+        run, resume_from = _place(config.seed, context, directory, checkpoints)
         places = f"{run.directory}\n{resume_from or ''}"
-    directory, resume = strategy.broadcast_text(places).split("\n")
+    place, resume = strategy.broadcast_text(places).split("\n")
     if rank > 0:
-        run = Run(Path(directory), config.seed, is_owner=False)
+        run = Run(Path(place), config.seed, is_owner=False, checkpoints=checkpoints)
     run.resume_from = Path(resume) if resume else None
     try:
         with run:
@@ -75,11 +83,15 @@ def _check(config: Any, strategy: Strategy, is_dry_run: bool) -> None:
     optimizer_values(getattr(config, "optim", OptimizerConfig()))
 
 
-def _place(seed: int, context: RunContext) -> tuple[Run, Path | None]:
+def _place(
+    seed: int, context: RunContext, directory: Path | None, checkpoints: str
+) -> tuple[Run, Path | None]:
+    if context.resume is None and directory is not None:
+        return Run.claim(directory, seed, checkpoints=checkpoints), None
     if context.resume is None:
         words = [*context.overrides, "dry-run"] if context.dry_run else context.overrides
         return Run.create(context.experiment, words, seed), None
-    run = Run(context.resume, seed)
+    run = Run(context.resume, seed, checkpoints=checkpoints)
     newest = latest_checkpoint(run.checkpoints)
     if newest is None:
         raise CheckpointError(f"{run.checkpoints} holds no readable checkpoint to resume from")

@@ -32,7 +32,7 @@ from common.training.evaluation import evaluate, predict
 from common.training.loggers import Logger, Record, standard_loggers
 from common.training.loop import Loop, stops_evaluation
 from common.training.meters import Meter
-from common.training.optim import OptimizerConfig, build_optimizer
+from common.training.optim import OptimizerConfig, checked_optimizer
 from common.training.out_of_memory import explained_out_of_memory
 from common.training.precision import Precision
 from common.training.reporting import Reporter
@@ -140,7 +140,7 @@ class Trainer:
         validation: Any = None,
         *,
         info: DatasetInfo | None = None,
-        optim: OptimizerConfig | None = None,
+        optim: OptimizerConfig | Optimizer | None = None,
         schedule: ScheduleConfig | None = None,
         resume: Path | None = None,
     ) -> dict[str, float]:
@@ -151,7 +151,7 @@ class Trainer:
             train: A loader of training batches (see ``common.data.loaders.iterate``).
             validation: A loader of validation batches.
             info: What the data says of itself, for ``task.configure``.
-            optim: The optimizer; AdamW by default.
+            optim: The optimizer, or its values; AdamW by default.
             schedule: The learning rate's course; constant by default.
             resume: A checkpoint to go on from.
 
@@ -270,7 +270,7 @@ class Trainer:
         train: Any,
         validation: Any,
         info: DatasetInfo | None,
-        optim: OptimizerConfig | None,
+        optim: OptimizerConfig | Optimizer | None,
         schedule: ScheduleConfig | None,
     ) -> None:
         self.state, self.metrics, self.saved_at = TrainState(), {}, 0
@@ -284,7 +284,7 @@ class Trainer:
         self.validation_loader = validation
         task.configure(info or DatasetInfo(), self.context)
         self.task = accelerate_task(self.strategy.place(task), self.config)
-        optimizer = build_optimizer(optim or OptimizerConfig(), task)
+        optimizer = checked_optimizer(optim, task)
         self.optimizer_name = type(optimizer).__name__
         self.optimizer = self.strategy.wrap_optimizer(optimizer)
         for group in self.optimizer.param_groups:

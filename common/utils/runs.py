@@ -51,14 +51,21 @@ class Run:
         directory: The run's directory; it must exist.
         seed: The seed, for the record.
         is_owner: ``False`` for further processes of the same run: they neither lock nor write.
+        checkpoints: The folder of its checkpoints.
 
     Attributes:
         resume_from: The checkpoint to go on from, if the run is resumed.
     """
 
-    def __init__(self, directory: Path, seed: int | None = None, is_owner: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        seed: int | None = None,
+        is_owner: bool = True,
+        checkpoints: str = "checkpoints",
+    ) -> None:
         self.directory = directory
-        self.checkpoints = directory / "checkpoints"
+        self.checkpoints = directory / checkpoints
         self.plots = directory / "plots"
         self._seed = seed
         self._is_owner = is_owner
@@ -77,7 +84,7 @@ class Run:
         seed: int | None = None,
         outputs: Path | None = None,
     ) -> Self:
-        """Make a new directory for a run of ``experiment``.
+        """Make a new directory, named by date and overrides, for a run of ``experiment``.
 
         Args:
             experiment: The name of the paper's or project's folder.
@@ -90,24 +97,45 @@ class Run:
         """
         root = (outputs or get_outputs_dir()) / validate_name(experiment, "experiment")
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        name = "_".join(filter(None, [stamp, slug(overrides)]))
+        advice = "set ASSETS_DIR to a place that can be written"
+        return cls.claim(root / "_".join(filter(None, [stamp, slug(overrides)])), seed, advice)
+
+    @classmethod
+    def claim(
+        cls,
+        wanted: Path,
+        seed: int | None = None,
+        advice: str = "choose a place that can be written",
+        checkpoints: str = "checkpoints",
+    ) -> Self:
+        """Make the directory ``wanted``, or ``wanted-2`` and so on: none is used twice.
+
+        Args:
+            wanted: The directory.
+            seed: The seed, for the record.
+            advice: What to do where it cannot be written.
+            checkpoints: The folder of its checkpoints.
+
+        Raises:
+            FaultError: if the place cannot be written.
+        """
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            wanted.parent.mkdir(parents=True, exist_ok=True)
             for attempt in range(1, 1000):
-                directory = root / (name if attempt == 1 else f"{name}-{attempt}")
+                suffix = "" if attempt == 1 else f"-{attempt}"
+                directory = wanted.with_name(wanted.name + suffix)
                 try:
                     directory.mkdir()
-                    run = cls(directory, seed)
-                    run._is_created = True
-                    return run
                 except FileExistsError:
                     continue
+                run = cls(directory, seed, checkpoints=checkpoints)
+                run._is_created = True
+                return run
         except OSError as error:
             raise FaultError(
-                f"cannot create a run directory in {root}: {error.strerror}; "
-                "set ASSETS_DIR to a place that can be written"
+                f"cannot create a run directory in {wanted.parent}: {error.strerror}; {advice}"
             ) from None
-        raise FaultError(f"{root} already holds a thousand runs named {name}")
+        raise FaultError(f"{wanted.parent} already holds a thousand runs named {wanted.name}")
 
     @property
     def log_file(self) -> Path:

@@ -1,0 +1,212 @@
+"""The images that index files list, read by one recipe: for training also cropped and augmented.
+
+    datasets = get_datasets(config)          # {"train": ..., "val": ..., "test": ...}
+    datasets["train"][0]                     # {"image": uint8 (C, H, W), "label": 3}
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from common.data.augmentation_config import AugmentationConfig
+from common.data.image_augmentation import build_augmentation
+from common.data.image_cache import ImageCache
+from common.data.image_dataset import DecodedImages, ImageDataset
+from common.data.info import DatasetInfo, DataSplits
+from common.data.loaders import SampleLoader
+from common.data.mixing import Mixing
+from common.data.orders import BalancedBatches, Order, ShuffledBatches
+from common.data.preprocessing import Preprocessing
+from common.utils.errors import DataError
+from common.utils.text import did_you_mean
+from projects.image_classification.core.config import Config
+from projects.image_classification.core.facts import class_of
+from projects.image_classification.core.index_files import read_classes, read_index
+
+SPLITS = ("train", "val", "test")
+
+
+class PreprocessedImages(DecodedImages):
+    """Files as the network's pixels.
+
+    Args:
+        sources: The files.
+        preprocessing: The recipe of evaluation.
+        augmentation: For training: a random crop, and what moves and colours the image.
+        cache: Decoded and resized images of the same sources.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        preprocessing: Preprocessing,
+        augmentation: AugmentationConfig | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
+        super().__init__(sources, preprocessing.mode)
+        self.preprocessing, self.cache = preprocessing, cache
+        self._crop = augmentation if augmentation and augmentation.random_crop else None
+        self._augment: Callable[[Tensor], Tensor] | None = (
+            build_augmentation(augmentation) if augmentation else None
+        )
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self._read(index)
+        return self._augment(image) if self._augment else image
+
+    def _read(self, index: int) -> Tensor:
+        source = self.sources[index] if self.cache is None else self.cache[index]
+        if self._crop is not None:
+            scale, ratio = tuple(self._crop.crop_scale), tuple(self._crop.crop_ratio)
+            return self.preprocessing.random_crop(source, scale, ratio)
+        if self.cache is not None:
+            return self.preprocessing.finish(source)
+        return self.preprocessing(source)
+
+
+class IndexedImageDataset(ImageDataset):
+    """The images of one index file, with the class each one's folder names.
+
+    Args:
+        index_file: Lines ``raw/<class>/.../image.jpg``.
+        data_dir: What the lines are relative to.
+        preprocessing: The recipe.
+        class_names: In the order of the labels; ``splits/classes.json`` by default.
+        augmentation: For training.
+        on_bad: ``fail`` or ``skip``, see ``ImageDataset``.
+        cache: ``none``, ``memory`` or ``disk``.
+
+    Attributes:
+        paths: As the index file has them, bad images left out.
+        class_names: In the order of the labels.
+
+    Raises:
+        DataError: if a file, or all of the folder, is missing, or a class is none of the names.
+    """
+
+    def __init__(
+        self,
+        index_file: str | Path,
+        data_dir: str | Path,
+        preprocessing: Preprocessing,
+        class_names: Sequence[str] | None = None,
+        *,
+        augmentation: AugmentationConfig | None = None,
+        on_bad: str = "fail",
+        cache: str = "none",
+    ) -> None:
+        index_file, data_dir = Path(index_file), Path(data_dir)
+        listed = read_index(index_file, data_dir)
+        self.class_names = list(class_names or read_classes(data_dir))
+        labels = labels_of(listed, self.class_names, index_file)
+        sources = [data_dir / path for path in listed]
+        images = PreprocessedImages(sources, preprocessing, augmentation)
+        super().__init__(images, labels, len(self.class_names), on_bad=on_bad)
+        self.paths = [listed[i] for i in self.indices]
+        if cache != "none":
+            good = [sources[i] for i in self.indices]
+            kept = ImageCache(good, preprocessing, cache, data_dir / "cache")
+            self.images = PreprocessedImages(good, preprocessing, augmentation, kept)
+            self.labels = [labels[i] for i in self.indices]
+            self.indices = self.indices.copy()
+            self.indices[:] = range(len(good))
+
+
+def labels_of(paths: Sequence[str], class_names: Sequence[str], index_file: Path) -> list[int]:
+    """The class of each path as its place among the names.
+
+    Raises:
+        DataError: for a class that is none of them.
+    """
+    index_of = {name: index for index, name in enumerate(class_names)}
+    for number, path in enumerate(paths, 1):
+        if class_of(path) not in index_of:
+            hint = did_you_mean(class_of(path), class_names)
+            raise DataError(f"{index_file}, line {number}: no class '{class_of(path)}'; {hint}")
+    return [index_of[class_of(path)] for path in paths]
+
+
+def get_datasets(config: Config, fold: int | None = None) -> dict[str, IndexedImageDataset]:
+    """``train``, ``val`` and ``test`` of a fold; a split whose index file is empty is left out.
+
+    Args:
+        config: With what the data decides filled in (``core.facts.resolve_facts``).
+        fold: ``data.fold`` by default.
+    """
+    fold = int(config.data.fold) if fold is None else fold
+    data_dir = Path(config.data.data_dir)
+    preprocessing = Preprocessing(config.preprocessing)
+    files = {
+        "train": f"fold_{fold}_train.txt",
+        "val": f"fold_{fold}_val.txt",
+        "test": "test.txt",
+    }
+    return {
+        split: IndexedImageDataset(
+            data_dir / "splits" / name,
+            data_dir,
+            preprocessing,
+            config.data.class_names,
+            augmentation=config.augmentation if split == "train" else None,
+            on_bad=config.data.on_bad,
+            cache=config.data.cache,
+        )
+        for split, name in files.items()
+        if split == "train" or (data_dir / "splits" / name).stat().st_size
+    }
+
+
+def dataset_info(config: Config, sizes: dict[str, int]) -> DatasetInfo:
+    """What a configuration whose facts are filled in says of the data."""
+    recipe, data = config.preprocessing, config.data
+    return DatasetInfo(
+        name=data.dataset_name or Path(data.data_dir).absolute().name,
+        sizes=sizes,
+        num_classes=data.num_classes,
+        class_names=tuple(data.class_names or ()),
+        input_shape=(1 if recipe.mode == "L" else 3, *(recipe.image_size or ())),
+        mean=tuple(recipe.mean or ()),
+        std=tuple(recipe.std or ()),
+    )
+
+
+def data_splits(config: Config, datasets: dict[str, IndexedImageDataset]) -> DataSplits:
+    """The loaders of the data sets, as the Trainer takes them."""
+    train = datasets["train"]
+    collate = Mixing(config.augmentation, len(train.class_names)).collate
+    loaders: dict[str, SampleLoader | None] = {
+        split: evaluation_loader(config, datasets[split]) if split in datasets else None
+        for split in ("val", "test")
+    }
+    sizes = {split: len(dataset) for split, dataset in datasets.items()}
+    return DataSplits(
+        train=SampleLoader(
+            train,
+            _training_order(config, train),
+            collate=collate,
+            num_workers=config.data.num_workers,
+            seed=config.seed,
+            pin_memory=True,
+        ),
+        validation=loaders["val"],
+        test=loaders["test"],
+        info=dataset_info(config, sizes),
+    )
+
+
+def evaluation_loader(config: Config, dataset: Any) -> SampleLoader:
+    """Every image once, in order."""
+    order = ShuffledBatches(len(dataset), config.data.eval_batch_size, shuffle=False)
+    return SampleLoader(dataset, order, num_workers=config.data.num_workers)
+
+
+def _training_order(config: Config, train: IndexedImageDataset) -> Order:
+    size, batch_size = len(train), config.training.batch_size
+    if config.data.sampling == "balanced":
+        labels = [train.labels[i] for i in train.indices]
+        return BalancedBatches(labels, batch_size, config.seed)
+    # Batch normalisation of a single image has no variance.
+    drops = size > batch_size and size % batch_size == 1
+    return ShuffledBatches(size, batch_size, config.seed, drop_last=drops)
