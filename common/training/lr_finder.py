@@ -330,7 +330,9 @@ def check_sweep(
         ConfigError: if they do not fit together.
     """
     if not (0.0 < start_lr < end_lr < math.inf):
-        raise ConfigError(f"start_lr is {start_lr}, end_lr is {end_lr}; expected 0 < start_lr < end_lr")
+        raise ConfigError(
+            f"start_lr is {start_lr}, end_lr is {end_lr}; expected 0 < start_lr < end_lr"
+        )
     if num_iter < 1:
         raise ConfigError(f"num_iter is {num_iter}; expected at least 1")
     if not 0.0 <= beta < 1.0:

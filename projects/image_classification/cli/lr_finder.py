@@ -22,14 +22,18 @@ def parser() -> Parser:
     parser.option("start_lr", "the first rate (1e-7)", type=float, default=1e-7)
     parser.option("end_lr", "the last rate (1)", type=float, default=1.0)
     parser.option("num_iter", "updates from the first to the last (200)", type=int, default=200)
-    parser.option("beta", "weight of the past in the smoothed loss (0.95)", type=float, default=0.95)
+    parser.option(
+        "beta", "weight of the past in the smoothed loss (0.95)", type=float, default=0.95
+    )
     parser.option(
         "diverge_threshold",
         "end when the smoothed loss exceeds its lowest so many times (2.0)",
         type=float,
         default=2.0,
     )
-    parser.key_options("fold", "batch_size", "optimizer", "momentum", "weight_decay", "architecture")
+    parser.key_options(
+        "fold", "batch_size", "optimizer", "momentum", "weight_decay", "architecture"
+    )
     parser.key_options("trainer_type", "device", "num_workers", "seed")
     return parser
 
@@ -39,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         arguments, words = parser().words(argv)
         if arguments.config is None:
-            raise ConfigError("ml-lr-finder: --config is missing; ml-init-config DATA_DIR makes one")
+            raise ConfigError(
+                "ml-lr-finder: --config is missing; ml-init-config DATA_DIR makes one"
+            )
         overrides = overrides_of(arguments, words)
         from projects.image_classification.core.learning_rate import sweep_learning_rate
 

@@ -28,7 +28,9 @@ _KEYS = {
 def parser() -> Parser:
     """The command line of ``ml-search``."""
     parser = Parser("ml-search", __doc__ or "", EXAMPLES)
-    parser.option("config", "configuration with a section search; ml-init-config --optuna makes one")
+    parser.option(
+        "config", "configuration with a section search; ml-init-config --optuna makes one"
+    )
     parser.option("n_trials", "trials of this command; with --resume further ones", metavar="N")
     parser.option("study_name", "the study; the data set's name by default", metavar="NAME")
     parser.option(
@@ -65,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "with --join and --storage journal:///FILE"
             )
         # Two flags are keys of this command's own section.
-        overrides = [*_own_overrides(arguments, words), *overrides_of(_without_own(arguments), words)]
+        overrides = [
+            *_own_overrides(arguments, words),
+            *overrides_of(_without_own(arguments), words),
+        ]
         from projects.image_classification.core.search import search
 
         mode = "resume" if arguments.resume else "join" if arguments.join else "create"

@@ -45,7 +45,6 @@ from projects.image_classification.core.search_methods import (
     WILCOXON,
     build_pruner,
     build_sampler,
-    import_optuna,
     sampler_seed,
 )
 from projects.image_classification.core.search_report import StudyReport
@@ -61,6 +60,7 @@ from projects.image_classification.core.studies import (
     Worker,
     explained_storage,
     fail_dead_trials,
+    import_optuna,
     living_workers,
     masked,
     open_storage,
@@ -434,7 +434,9 @@ def _compare_settings(study: Any, plan: _Plan, is_new: bool) -> None:
     ]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        logger.warning(f"earlier trials were trained with other values: {', '.join(changed[:5])}{more}")
+        logger.warning(
+            f"earlier trials were trained with other values: {', '.join(changed[:5])}{more}"
+        )
 
 
 @contextmanager

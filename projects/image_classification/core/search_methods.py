@@ -3,7 +3,6 @@
 import inspect
 import os
 import socket
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean
 from projects.image_classification.core.config import SearchConfig
 from projects.image_classification.core.search_space import Parameter
+from projects.image_classification.core.studies import import_optuna
 
 SAMPLERS = (
     "TPESampler",
@@ -37,23 +37,6 @@ WILCOXON = "WilcoxonPruner"
 _DEFAULTS = {"PercentilePruner": {"percentile": 25.0}}
 _OURS = {"seed": "it comes from seed", "search_space": "it comes from search.search_space"}
 _KINDS = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "None": ()}
-
-
-def import_optuna() -> Any:
-    """Optuna, quiet: what it has to say is said by the search.
-
-    Raises:
-        ConfigError: if it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError(
-            "ml-search needs Optuna, which is not installed; uv pip install 'reprise[optuna]'"
-        ) from None
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
 
 
 def build_sampler(search: SearchConfig, parameters: Sequence[Parameter], seed: int) -> Any:

@@ -1,6 +1,6 @@
 """The plots of a study as pages of their own: each holds its script and data, and needs no network.
 
-    plot_study("digits", "sqlite:///optuna_studies.db", "contour", ["lr", "batch_size"])
+plot_study("digits", "sqlite:///optuna_studies.db", "contour", ["lr", "batch_size"])
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from common.utils.paths import validate_name
 from common.utils.text import did_you_mean
 from projects.image_classification.core.config import SearchConfig
 from projects.image_classification.core.run_directories import RUNS
-from projects.image_classification.core.search_methods import import_optuna
 from projects.image_classification.core.studies import (
     explained_storage,
+    import_optuna,
     masked,
     open_storage,
 )
@@ -92,9 +92,17 @@ def draw_study(
     """
     _check_plotly()
     chosen = _full_names(study, params)
+    if not _completed(study):
+        count = len(study.get_trials(deepcopy=False))
+        raise DataError(
+            f"study '{study.study_name}' has {count} trials and none of them is complete, so there "
+            "is nothing to draw; run ml-search --resume"
+        )
     types = [plot_type] if plot_type is not None else list(PLOT_TYPES)
     if out.suffix == ".html" and len(types) > 1:
-        raise ConfigError(f"--output is the page {out}, but all plots were asked for; name a folder")
+        raise ConfigError(
+            f"--output is the page {out}, but all plots were asked for; name a folder"
+        )
     folder = out.parent if out.suffix == ".html" else out
     written: list[Path] = []
     problems: list[str] = []
@@ -109,7 +117,7 @@ def draw_study(
         atomic_write_text(path, page)
         written.append(path)
     if not written:
-        raise DataError(f"study '{study.study_name}' cannot be drawn yet: {'; '.join(problems)}")
+        raise DataError(f"study '{study.study_name}' cannot be drawn: {'; '.join(problems)}")
     for problem in problems:
         logger.info(f"not drawn: {problem}")
     return written
@@ -165,7 +173,7 @@ def _problem(study: Any, name: str, params: list[str] | None) -> str:
     having = [trial for trial in trials if not params or set(params) & set(trial.params)]
     if len(having) < least_trials:
         what = "completed trial" if least_trials == 1 else "completed trials"
-        return f"needs {least_trials} {what}, there are {len(having)} (run ml-search --resume)"
+        return f"needs {least_trials} {what}, there are {len(having)}"
     if len(used) < least_params:
         return f"needs {least_params} parameters, there are {len(used)}"
     if name == "param_importances" and len({trial.value for trial in trials}) < 2:

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from loguru import logger
 
 from common.utils.errors import ConfigError, FaultError, RepriseError
 from common.utils.text import did_you_mean, nearest
-from projects.image_classification.core.search_methods import import_optuna
 
 FORMS = (
     "sqlite:///FILE, journal:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or "
@@ -34,7 +34,11 @@ MODES = ("create", "resume", "join")
 WORKER, RETRY_OF, RETRIES, REASON = "worker", "retry_of", "retries", "reason"
 _SCHEMES = ("sqlite", "journal", "postgresql", "mysql", "mariadb")
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-_PACKAGES = {"psycopg": "psycopg[binary]"}
+_PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "mysqldb": "mysqlclient",
+}
 _USERINFO = re.compile(r"(://[^:/@\s]*):(\S*)@")
 _QUERY = re.compile(r"([?&](?:password|passwd|sslpassword)=)[^&\s]*")
 _UNREACHABLE = re.compile(
@@ -72,6 +76,23 @@ class Worker:
             return True
         except psutil.Error:
             return False
+
+
+def import_optuna() -> Any:
+    """Optuna, quiet: what it has to say is said by the search.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            "ml-search needs Optuna, which is not installed; uv pip install 'reprise[optuna]'"
+        ) from None
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
 
 
 def masked(text: str) -> str:
@@ -253,8 +274,8 @@ def _file(url: str, name: str, rest: str, must_exist: bool) -> Path:
         raise ConfigError(f"search.storage is '{url}', which is a folder; name a file")
     if must_exist and not path.exists():
         raise ConfigError(
-            f"search.storage is '{url}', but there is no such file in {path.parent}; leave "
-            "--resume out to begin a study, or name the file of an earlier one"
+            f"search.storage is '{url}', but there is no such file in {path.parent}; name "
+            "the one of an earlier search, or begin one: ml-search without --resume"
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK | os.R_OK):
         raise FaultError(f"search.storage: {path} cannot be read and written")
@@ -273,7 +294,9 @@ def _journal(path: Path, url: str) -> Any:
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         return optuna.storages.JournalStorage(backend)
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"search.storage is '{url}', which is no whole journal of Optuna") from None
+        raise ConfigError(
+            f"search.storage is '{url}', which is no whole journal of Optuna"
+        ) from None
 
 
 def _relational(optuna: Any, url: str, name: str) -> Any:
@@ -282,9 +305,9 @@ def _relational(optuna: Any, url: str, name: str) -> Any:
     scheme, _, rest = url.partition("://")
     engine: dict[str, Any] = {"connect_args": {"timeout": _LOCK_SECONDS}}
     beats: dict[str, Any] = {}
-    driver = _DRIVERS.get(name, "")
-    if driver:
-        address = url if "+" in scheme else f"{scheme}+{driver}://{rest}"
+    driver = scheme.partition("+")[2] or _DRIVERS.get(name, "")
+    if name in _DRIVERS:
+        address = f"{name}+{driver}://{rest}"
         engine = {
             "connect_args": {"connect_timeout": _CONNECT_SECONDS},
             "pool_pre_ping": True,  # a trial may take longer than a server keeps a connection
