@@ -51,7 +51,9 @@ def _names(count: int) -> list[str]:
 
 @pytest.mark.parametrize("classes", [2, 10, 81, 200])
 def test_a_confusion_matrix_is_drawn_without_a_warning(tmp_path: Path, classes: int) -> None:
-    counts = np.random.default_rng(0).poisson(0.4, (classes, classes)) + 20 * np.eye(classes, dtype=int)
+    counts = np.random.default_rng(0).poisson(0.4, (classes, classes)) + 20 * np.eye(
+        classes, dtype=int
+    )
     counts[1] = 0  # a class without images
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -171,8 +173,8 @@ def test_a_sheet_shows_images_of_all_sizes_in_their_proportions(tmp_path: Path) 
 
 
 def test_heat_maps_lie_beside_their_images(tmp_path: Path) -> None:
-    images = torch.full((2, 1, 16, 16), 100, dtype=torch.uint8)
-    maps = torch.zeros(2, 16, 16)
+    images = torch.full((2, 1, 128, 90), 100, dtype=torch.uint8)
+    maps = torch.zeros(2, 128, 90)
     maps[1, 4, 4] = 1.0
     figure = plot_grad_cam(images, maps, [["a"], ["b"]], tmp_path / "g.png", title="Grad-CAM")
     _check(tmp_path / "g.png")
@@ -180,6 +182,15 @@ def test_heat_maps_lie_beside_their_images(tmp_path: Path) -> None:
     assert (np.asarray(first) == 100).all()
     changed = np.argwhere((np.asarray(second) != 100).any(-1))
     assert changed.tolist() == [[4, 4]]
+
+
+def test_a_map_stays_smooth_over_a_small_image() -> None:
+    maps = torch.zeros(1, 8, 8)
+    maps[0, 4, 4] = 1.0
+    figure = plot_grad_cam(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), maps, [["a"]])
+    overlaid = np.asarray(figure.axes[1].get_images()[0].get_array())
+    assert overlaid.shape == (128, 128, 3)
+    assert len(np.unique(overlaid[72])) > 20
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Image classification: folders of photos in, measured and exported classifiers out."""
