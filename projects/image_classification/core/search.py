@@ -40,6 +40,7 @@ from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.config_files import load_config
 from projects.image_classification.core.experiment import MONITORS
 from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.index_files import find_files, read_index
 from projects.image_classification.core.run_directories import RUNS, dataset_name
 from projects.image_classification.core.search_methods import (
     WILCOXON,
@@ -231,6 +232,12 @@ class _Plan:
         Raises:
             ConfigError, DataError: if data are missing, or are not what the configuration says.
         """
+        splits = Path(self.config.data.data_dir) / "splits"
+        for fold in self.folds:
+            for split in ("train", "val"):
+                file = splits / f"fold_{fold}_{split}.txt"
+                if not find_files(file, read_index(file)):
+                    raise DataError(f"{file} lists no image; a trial trains and is judged by some")
         config, context = load_config(self.file, self.overrides)
         resolve_facts(config, context, self.folds[0])
 
