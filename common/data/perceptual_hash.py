@@ -150,14 +150,13 @@ def joined(groups: Indices, first: Indices, second: Indices) -> Indices:
     Returns:
         ``(N,)`` in the same form.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(groups)
-    rows = np.concatenate([np.arange(count), first])
-    columns = np.concatenate([groups, second])
-    links = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
-    _, components = connected_components(links, directed=False)
-    lowest = np.full(int(components.max(initial=-1)) + 1, count)
-    np.minimum.at(lowest, components, np.arange(count))
-    return lowest[components]
+    groups = groups.copy()
+    while True:
+        one, other = groups[first], groups[second]
+        apart = one != other
+        if not apart.any():
+            return groups
+        low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+        np.minimum.at(groups, high, low)  # now groups form chains downwards
+        while not np.array_equal(shorter := groups[groups], groups):
+            groups = shorter
