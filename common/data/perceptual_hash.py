@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 THUMBNAIL = 16  # pixels, each way
+DISTANCE = 6  # bits; above it small pictures of one kind begin to form chains of hundreds
 MAX_DISTANCE = 16  # of 63 bits; unrelated images differ in 20 to 44
 _SIDE = 32  # pixels that are transformed, each way
 _KEPT = 8  # frequencies, each way
@@ -104,7 +105,7 @@ def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[tuple[Indi
 def alike_groups(
     hashes: NDArray[np.uint64],
     thumbnails: NDArray[np.uint8],
-    distance: int,
+    distance: int = DISTANCE,
     correlation: float = 0.99,
 ) -> Indices:
     """Number the images so that those that look alike, also by way of others, share a number.
