@@ -8,11 +8,10 @@ from common.training import (
     ScheduleConfig,
     TrainerConfig,
 )
-from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau
+from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau, Unfreeze
 from common.training.privacy.budget import PrivacyConfig
 from common.utils.errors import ConfigError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.freezing import Unfreeze
 
 MONITORS = {"val_acc": ("validation/accuracy", "max"), "val_loss": ("validation/loss", "min")}
 _STRATEGIES = {"accelerate": "accelerate", "dp": "private"}
