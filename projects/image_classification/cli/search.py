@@ -21,7 +21,7 @@ _KEYS = {
     "timeout": ("search.timeout", False),
     "study_name": ("search.study_name", True),
     "storage": ("search.storage", True),
-    "fold": ("search.folds", True),
+    "fold": ("search.fold", False),
 }
 
 

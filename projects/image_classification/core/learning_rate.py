@@ -47,6 +47,7 @@ def sweep_learning_rate(
         ConfigError: for a wrong configuration, or values of the sweep that do not fit together.
         DataError: for missing or unreadable images.
     """
+    setup_logger()
     check_sweep(**sweep)
     config, context = load_config(config_file, overrides)
     fold = fold_number(config)

@@ -35,6 +35,7 @@ from common.utils.errors import (
     FaultError,
     InterruptedRun,
 )
+from common.utils.logging import setup_logger
 from common.utils.paths import validate_name
 from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.config_files import load_config
@@ -48,7 +49,7 @@ from projects.image_classification.core.search_methods import (
     build_sampler,
     sampler_seed,
 )
-from projects.image_classification.core.search_report import StudyReport
+from projects.image_classification.core.search_report import StudyReport, short
 from projects.image_classification.core.search_space import (
     Parameter,
     override_word,
@@ -72,7 +73,8 @@ from projects.image_classification.core.training import fold_number, folds_of, t
 
 STUDIES = RUNS / "optuna_studies"
 DIRECTORY = "directory"
-_MEASURED = {"val_acc": "val/accuracy", "val_loss": "val/loss"}
+# Not the loss that is trained with: label smoothing and focal losses may be varied.
+_MEASURED = {"val_acc": "val/accuracy", "val_loss": "val/log_loss"}
 _HOPELESS = 5  # failed trials in a row, with none that came to a value, end a search
 _SETTINGS = "settings"
 _IN_NO_SETTINGS = ("search.", "data.class_names", "data.class_counts", "training.device")
@@ -109,13 +111,16 @@ class ReportToTrial(Callback):
             trainer.stop(self.pruned)
 
 
-def search(config_file: str, overrides: Sequence[str] = (), mode: str = "create") -> StudyReport:
+def search(
+    config_file: str, overrides: Sequence[str] = (), mode: str = "create", *, draws: bool = True
+) -> StudyReport:
     """Run ``search.n_trials`` trials of a study.
 
     Args:
         config_file: The configuration; its section ``search`` says what is varied.
         overrides: ``key=value`` words.
         mode: ``create`` a study, ``resume`` one, or ``join``: whichever is needed.
+        draws: Whether to draw the plots at the end.
 
     Returns:
         What the study came to; its files are written.
@@ -125,6 +130,7 @@ def search(config_file: str, overrides: Sequence[str] = (), mode: str = "create"
         InterruptedRun: after SIGINT or SIGTERM; the running trial is queued again.
         FaultError: if the storage fails, or no trial of the study came to a value.
     """
+    setup_logger()
     plan = _Plan(config_file, list(overrides))
     settings = plan.config.search
     url = settings.storage
@@ -168,7 +174,7 @@ def search(config_file: str, overrides: Sequence[str] = (), mode: str = "create"
                 f"{plan.name}" + plan.storage_words(),
                 number,
             ) from None
-        report.write(plots=True)
+        report.write(plots=draws)
     if report.best is None:
         raise FaultError(f"no trial came to a value: {report.states()}; see {report.table_file}")
     return report
@@ -195,7 +201,7 @@ class _Plan:
                     "search.search_space; leave one of them out"
                 )
         if "data.fold" in typed:
-            raise ConfigError("ml-search takes its fold as --fold K or search.folds=K")
+            raise ConfigError("ml-search takes its fold as --fold K or search.fold=K")
         self.name = validate_name(settings.study_name or dataset_name(self.config), "study name")
         if "/" in self.name:
             raise ConfigError(f"search.study_name is '{self.name}'; expected a name without '/'")
@@ -212,18 +218,18 @@ class _Plan:
                 f"{self.config.training.monitor}; training.monitor={settings.metric} takes those "
                 "that are best by what is searched for"
             )
-        self.folds = self._folds(str(settings.folds))
+        self.folds = self._folds(settings.fold)
         build_sampler(settings, self.parameters, 0)
         build_pruner(settings, len(self.folds) > 1)
         self.directory = STUDIES / self.name
 
-    def _folds(self, text: str) -> list[int]:
-        if text != ALL_FOLDS:
-            config, _ = load_config(self.file, [*self.overrides, override_word("data.fold", text)])
+    def _folds(self, fold: int | str) -> list[int]:
+        if fold != ALL_FOLDS:
+            config, _ = load_config(self.file, [*self.overrides, override_word("data.fold", fold)])
             return [fold_number(config)]
         folds = folds_of(self.config)
         if len(folds) < 2:
-            raise ConfigError(f"search.folds is all, but there are {len(folds)} folds")
+            raise ConfigError(f"search.fold is all, but there are {len(folds)} folds")
         return folds
 
     def check_data(self) -> None:
@@ -249,7 +255,7 @@ class _Plan:
         else:  # a password that would be saved with every run
             stored = [override_word("search.storage", masked(self.config.search.storage))]
         typed = [w for w in self.overrides if not (stored and w.startswith("search.storage="))]
-        return [*typed, *stored, *found, override_word("data.fold", str(fold))]
+        return [*typed, *stored, *found, override_word("data.fold", fold)]
 
     def load(self, values: dict[str, Any], fold: int | str) -> tuple[Config, Any]:
         """The configuration of a trial, and its context."""
@@ -281,8 +287,8 @@ class _Plan:
         }
         space = {each.key: each.describe() for each in self.parameters}
         search_ = self.config.search
-        folds = str(search_.folds)
-        return {"metric": search_.metric, "folds": folds, "space": space, "config": found}
+        fold = str(search_.fold)
+        return {"metric": search_.metric, "fold": fold, "space": space, "config": found}
 
 
 class _Trials:
@@ -297,7 +303,7 @@ class _Trials:
     def __call__(self, trial: Any) -> float:
         trial.set_user_attr(WORKER, self._worker)
         values = {each.key: each.suggest(trial) for each in self.plan.parameters}
-        shown = ", ".join(f"{key}={value}" for key, value in values.items())
+        shown = ", ".join(f"{key}={short(value)}" for key, value in values.items())
         logger.info(f"trial {trial.number}: {shown}")
         try:
             with redirect_stdout(io.StringIO()):  # its tables are in its record
@@ -417,7 +423,7 @@ def _compare_settings(study: Any, plan: _Plan, is_new: bool) -> None:
     if is_new or theirs is None:
         study.set_user_attr(_SETTINGS, ours)
         return
-    for name in ("metric", "folds"):
+    for name in ("metric", "fold"):
         if theirs[name] != ours[name]:
             raise ConfigError(
                 f"study '{plan.name}' was made with search.{name}={theirs[name]}, the configuration "

@@ -72,7 +72,7 @@ def build_pruner(search: SearchConfig, over_folds: bool) -> Any:
     if name == WILCOXON and not over_folds:
         raise ConfigError(
             "search.pruner.type is WilcoxonPruner, which compares folds, but a trial trains one "
-            "fold; set search.folds=all (--fold all), or take MedianPruner"
+            "fold; set search.fold=all (--fold all), or take MedianPruner"
         )
     options = _checked_options(kind, search.pruner.options, "search.pruner.options")
     return _build(kind, {**_DEFAULTS.get(name, {}), **options}, "search.pruner")

@@ -49,6 +49,7 @@ class StudyReport:
         self._best_yaml, self._storage = best_yaml, storage
         self.table_file = directory / "trials.csv"
         self.plots: list[Path] = []
+        self._written = -1
 
     @property
     def best(self) -> Any | None:
@@ -77,8 +78,9 @@ class StudyReport:
         self.directory.mkdir(parents=True, exist_ok=True)
         trials = self._trials()
         best = self.best
-        if best is not None:
+        if best is not None and best.number != self._written:
             atomic_write_text(self.best_config, self._best_yaml(best.params))
+            self._written = best.number
         atomic_write_text(self.table_file, self._csv(trials))
         counts = Counter(trial.state.name.lower() for trial in trials)
         record = {
@@ -101,7 +103,7 @@ class StudyReport:
         ranked = self.ranked()[:most]
         keys = list(dict.fromkeys(key for trial in ranked for key in trial.params))
         rows = [
-            [str(t.number), f"{t.value:.4f}", *(_short(t.params.get(key)) for key in keys)]
+            [str(t.number), f"{t.value:.4f}", *(short(t.params.get(key)) for key in keys)]
             for t in ranked
         ]
         title = f"Study {self.study.study_name}: {self.states()}"
@@ -174,5 +176,6 @@ def _retry(trial: Any) -> str:
     return "" if first is None else f"trial {first} again"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for the eye."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

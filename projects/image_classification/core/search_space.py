@@ -29,7 +29,7 @@ _WORDS = {
 }
 _ALL_WORDS = {"type", *(word for words in _WORDS.values() for word in words)}
 _ELSEWHERE = {
-    "data.fold": "search.folds says which fold a trial trains",
+    "data.fold": "search.fold says which fold a trial trains",
     "data.data_dir": "trials on different data cannot be compared",
     "data.class_names": "trials on different data cannot be compared",
 }

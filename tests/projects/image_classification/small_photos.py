@@ -8,7 +8,7 @@ from PIL import Image
 from projects.image_classification.core.index_files import write_index
 
 CLASSES = ("dark", "light", "middle")
-_LEVELS = {"dark": 40, "middle": 120, "light": 200}
+_LEVELS = {"dark": 110, "middle": 128, "light": 146}
 CONFIG = """
 data: {data_dir: data/small, eval_batch_size: 32}
 model: {type: custom, custom_architecture: tiny_net}
@@ -37,7 +37,7 @@ def write_photos(folder: Path, per_class: int = 12, folds: int = 3, size: int = 
         (folder / "data" / "small" / "raw" / name).mkdir(parents=True)
         for number in range(per_class):
             path = f"raw/{name}/{number}.png"
-            pixels = generator.normal(_LEVELS[name], 25, (size, size)).clip(0, 255)
+            pixels = generator.normal(_LEVELS[name], 50, (size, size)).clip(0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "data" / "small" / path)
             part = "test" if number % 6 == 5 else str(number % folds)
             parts[part].append(path)

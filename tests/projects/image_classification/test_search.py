@@ -1,6 +1,8 @@
 """``ml-search``: real trainings of tiny networks, stopped, killed, resumed and shared."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,23 +19,60 @@ import pytest
 from common.config.tree import leaves, plain
 from common.utils.errors import ConfigError, DataError, FaultError
 from projects.image_classification.cli.search import main as ml_search
-from projects.image_classification.core.config_files import load_config
+from projects.image_classification.cli.train import main as ml_train
+from projects.image_classification.core.config_files import load_config, run_config
 from projects.image_classification.core.search import search
-from projects.image_classification.core.training import train_fold
+from projects.image_classification.core.studies import open_storage
 from tests.projects.image_classification import postgresql
 from tests.projects.image_classification.small_photos import write_photos
 
 optuna = pytest.importorskip("optuna")
 
 STUDY = Path("runs/optuna_studies/small")
-COMMAND = [sys.executable, "-m", "projects.image_classification.cli.search", "--config", "config.yaml"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "projects.image_classification.cli.search",
+    "--config",
+    "config.yaml",
+]
 
 
-@pytest.fixture(autouse=True)
+@dataclass(frozen=True)
+class Finished:
+    """A search that is over, and what the command showed."""
+
+    folder: Path
+    out: str
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    write_photos(folder)
+    out = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out):
+        ml_search(["--config", "config.yaml", "--n-trials", "3", "--seed", "3"])
+    return Finished(folder, out.getvalue())
+
+
+@pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def run(words: list[str], mode: str = "create"):
+    """A search of short trainings, without plots."""
+    short = [] if any("num_epochs" in word for word in words) else ["training.num_epochs=1"]
+    return search("config.yaml", [*words, *short], mode, draws=False)
+
+
+def set_space(text: str) -> None:
+    """Put another search space at the end of the configuration."""
+    head = Path("config.yaml").read_text().split("  search_space:")[0]
+    Path("config.yaml").write_text(f"{head}  search_space:\n{text}")
 
 
 def table() -> list[dict[str, str]]:
@@ -40,143 +80,128 @@ def table() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def study(storage: str = "sqlite:///optuna_studies.db") -> "optuna.Study":
-    from projects.image_classification.core.studies import open_storage
-
+def study(storage: str = "sqlite:///optuna_studies.db"):
     return optuna.load_study(study_name="small", storage=open_storage(storage))
 
 
 # ---- what comes of it ---------------------------------------------------------------------
 
 
-def test_the_best_configuration_trains_to_the_best_trials_value_to_the_last_bit():
-    report = search("config.yaml")
+def test_the_command_shows_the_best_trials_and_the_line_that_uses_them(finished):
+    assert "Study small: 3 complete" in finished.out
+    assert "optimizer.lr" in finished.out
+    assert finished.out.splitlines()[-1] == f"ml-train --config {STUDY}/best_config.yaml"
+    assert "Results" not in finished.out, "the tables of the trials are in their records"
+
+
+def test_a_study_leaves_its_table_its_record_and_its_plots(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
     assert [row["state"] for row in table()] == ["complete"] * 3
-    config, context = load_config(STUDY / "best_config.yaml")
-    assert config.optimizer.lr == report.best.params["optimizer.lr"]
-    outcome = train_fold(config, context)
-    assert outcome.metrics["val/accuracy"] == report.best.value
-    assert "test/accuracy" in outcome.metrics
-    trial = json.loads((STUDY / report.best.user_attrs["directory"] / "summary.json").read_text())
-    assert outcome.metrics["val/loss"] == trial["metrics"]["val/loss"]
-    assert "test/accuracy" not in trial["metrics"]
-
-
-def test_the_command_shows_the_best_trials_and_the_line_that_uses_them(capsys):
-    ml_search(["--config", "config.yaml", "--n-trials", "2", "--seed", "3"])
-    out = capsys.readouterr().out
-    assert "Study small: 2 complete" in out
-    assert "optimizer.lr" in out
-    assert out.splitlines()[-1] == f"ml-train --config {STUDY}/best_config.yaml"
-    assert "Results" not in out, "the tables of the trials are in their records"
-    pages = sorted(path.stem for path in (STUDY / "plots").glob("*.html"))
-    assert "optimization_history" in pages
     record = json.loads((STUDY / "study.json").read_text())
-    assert record["trials"] == {"complete": 2}
-    assert record["best"]["params"].keys() == {"optimizer.lr", "training.batch_size"}
+    assert record["trials"] == {"complete": 3}
+    best = max(table(), key=lambda row: float(row["val_acc"]))
+    assert record["best"]["value"] == float(best["val_acc"])
+    pages = {path.stem for path in (STUDY / "plots").glob("*.html")}
+    assert {"optimization_history", "contour", "parallel_coordinate", "slice"} <= pages
 
 
-def test_the_same_command_on_a_new_study_tries_the_same_values():
-    first = search("config.yaml", ["search.study_name=one", "training.num_epochs=1"])
-    second = search("config.yaml", ["search.study_name=two", "training.num_epochs=1"])
-    ours, theirs = ([(t.params, t.value) for t in r.study.trials] for r in (first, second))
-    assert ours == theirs
+def test_the_best_configuration_trains_to_the_best_trials_value_to_the_last_bit(
+    finished, monkeypatch
+):
+    monkeypatch.chdir(finished.folder)
+    best = json.loads((STUDY / "study.json").read_text())["best"]
+    ml_train(["--config", f"{STUDY}/best_config.yaml", "evaluation.grad_cam=0"])
+    (summary,) = Path("runs").glob("small_*fold_0/summary.json")
+    again = json.loads(summary.read_text())["metrics"]
+    trial = json.loads((STUDY / best["directory"] / "summary.json").read_text())["metrics"]
+    assert again["val/accuracy"] == trial["val/accuracy"] == best["value"]
+    assert again["val/log_loss"] == trial["val/log_loss"]
+    assert "test/accuracy" in again
+    assert "test/accuracy" not in trial, "a search does not look at the test images"
 
 
-def test_only_the_best_trial_keeps_its_weights():
-    report = search("config.yaml", ["training.num_epochs=1"])
-    kept = {path.parents[1].name for path in STUDY.glob("trial_*/weights/*.pt")}
-    assert kept == {report.best.user_attrs["directory"]}
+def test_only_the_best_trial_keeps_its_weights(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    best = json.loads((STUDY / "study.json").read_text())["best"]["directory"]
+    assert {path.parents[1].name for path in STUDY.glob("trial_*/weights/*.pt")} == {best}
     assert len(list(STUDY.glob("trial_*/metrics.jsonl"))) == 3
 
 
-def test_a_trial_over_all_folds_is_their_mean():
-    words = ["search.folds=all", "search.n_trials=1", "training.num_epochs=1"]
-    report = search("config.yaml", words)
+def test_a_trial_is_a_run_of_the_configuration_with_its_values(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    theirs = dict(leaves(plain(load_config("config.yaml")[0])))
+    ours = dict(leaves(plain(run_config(STUDY / "trial_0000")[0])))
+    searched = {"optimizer.lr", "training.batch_size", "search.n_trials", "seed"}
+    from_data = {key for key, value in theirs.items() if value is None}
+    assert {key for key in theirs if theirs[key] != ours[key]} <= searched | from_data
+
+
+def test_the_same_command_on_a_new_study_tries_the_same_values(photos):
+    reports = [run([f"search.study_name={name}", "search.n_trials=2"]) for name in ("a", "b")]
+    ours, theirs = ([(t.params, t.value) for t in r.study.trials] for r in reports)
+    assert ours == theirs
+
+
+def test_a_trial_over_all_folds_is_their_mean(photos):
+    report = run(["search.fold=all", "search.n_trials=1"])
     assert report.best.value == pytest.approx(sum(report.best.intermediate_values.values()) / 3)
     assert type(report.study.pruner).__name__ == "WilcoxonPruner"
-    assert sorted(p.name for p in (STUDY / "trial_0000").iterdir()) == ["fold_0", "fold_1", "fold_2"]
+    assert sorted(p.name for p in (STUDY / "trial_0000").iterdir()) == [
+        "fold_0",
+        "fold_1",
+        "fold_2",
+    ]
     assert load_config(STUDY / "best_config.yaml")[0].data.fold == "all"
-
-
-def test_a_grid_ends_when_every_combination_was_tried():
-    space = "{training.batch_size: {type: categorical, choices: [6, 12]}}"
-    words = [f"search.search_space={space}", "search.sampler.type=GridSampler"]
-    # The file's space holds a number without a step.
-    text = Path("config.yaml").read_text().replace(
-        "    optimizer.lr: {type: loguniform, low: 1.0e-4, high: 1.0e-1}\n", ""
-    )
-    Path("config.yaml").write_text(text)
-    report = search("config.yaml", [words[1], "search.n_trials=9", "training.num_epochs=1"])
-    tried = sorted(trial.params["training.batch_size"] for trial in report.study.trials)
-    assert tried == [6, 12]
 
 
 # ---- pruned and failed trials -------------------------------------------------------------
 
+_GIVES_UP = ["search.pruner.type=ThresholdPruner", "search.pruner.options={lower: 2.0}"]
 
-def test_a_pruned_trial_ends_cleanly_and_is_recorded_as_pruned():
-    words = [
-        "search.pruner.type=ThresholdPruner",
-        "search.pruner.options={lower: 2.0}",
-        *("training.num_epochs=3", "search.n_trials=1"),
-    ]
+
+def test_a_pruned_trial_ends_cleanly_and_is_recorded_as_pruned(photos):
     with pytest.raises(FaultError, match="no trial came to a value: 1 pruned"):
-        search("config.yaml", words)
+        run([*_GIVES_UP, "training.num_epochs=3", "search.n_trials=1"])
     (row,) = table()
-    assert row["state"] == "pruned"
-    assert row["epochs"] == "1"
+    assert (row["state"], row["epochs"]) == ("pruned", "1")
     assert row["reason"].startswith("pruned after epoch 1 with val_acc")
-    run = STUDY / row["directory"]
-    assert json.loads((run / "run.json").read_text())["state"] == "finished"
-    assert json.loads((run / "summary.json").read_text())["stopped"] == row["reason"]
+    directory = STUDY / row["directory"]
+    assert json.loads((directory / "run.json").read_text())["state"] == "finished"
+    assert json.loads((directory / "summary.json").read_text())["stopped"] == row["reason"]
 
 
-def test_the_last_epoch_is_not_pruned():
-    words = [
-        "search.pruner.type=ThresholdPruner",
-        "search.pruner.options={lower: 2.0}",
-        *("training.num_epochs=1", "search.n_trials=1"),
-    ]
-    search("config.yaml", words)
+def test_the_last_epoch_is_not_pruned(photos):
+    run([*_GIVES_UP, "search.n_trials=1"])
     assert [row["state"] for row in table()] == ["complete"]
 
 
-def test_values_that_cannot_be_trained_with_fail_and_the_search_goes_on():
-    lr = "    optimizer.lr: {type: categorical, choices: [1.0e+30, 0.01]}\n"
-    text = Path("config.yaml").read_text()
-    old = "    optimizer.lr: {type: loguniform, low: 1.0e-4, high: 1.0e-1}\n"
-    Path("config.yaml").write_text(text.replace(old, lr) + "  sampler: {type: GridSampler}\n")
-    search("config.yaml", ["search.n_trials=4", "optimizer.name=sgd"])
-    rows = {float(row["optimizer.lr"]): row for row in table()}
-    assert rows[0.01]["state"] == "complete"
-    assert rows[1e30]["state"] == "fail"
-    assert "not finite" in rows[1e30]["reason"] or "the loss is" in rows[1e30]["reason"]
-
-
-def test_values_that_do_not_fit_together_fail_and_the_search_goes_on():
-    space = "    scheduler.warmup_epochs: {type: categorical, choices: [5, 0]}\n"
-    Path("config.yaml").write_text(
-        Path("config.yaml").read_text() + space + "  sampler: {type: RandomSampler}\n"
+def test_values_that_cannot_be_trained_with_fail_and_the_search_goes_on(photos):
+    set_space(
+        "    optimizer.lr: {type: categorical, choices: [1.0e+30, 0.01]}\n"
+        "    scheduler.warmup_epochs: {type: categorical, choices: [5, 0]}\n"
     )
-    search("config.yaml", ["search.n_trials=6", "training.num_epochs=1"])
-    by_warmup = {(row["scheduler.warmup_epochs"], row["state"]) for row in table()}
-    assert by_warmup == {("5", "fail"), ("0", "complete")}
-    assert any("warm up for less" in row["reason"] for row in table())
+    # Asked for nine, but a grid ends when every combination was tried.
+    run(["search.n_trials=9", "optimizer.name=sgd", "search.sampler.type=GridSampler"])
+    found = {(float(r["optimizer.lr"]), r["scheduler.warmup_epochs"]): r for r in table()}
+    states = {key: row["state"] for key, row in found.items()}
+    assert states == {
+        **{(1e30, "5"): "fail", (0.01, "5"): "fail"},
+        **{(1e30, "0"): "fail", (0.01, "0"): "complete"},
+    }
+    assert "warm up for less" in found[0.01, "5"]["reason"]
+    assert "finite" in found[1e30, "0"]["reason"] or "nan" in found[1e30, "0"]["reason"]
 
 
-def test_what_every_trial_would_fail_at_stops_at_the_first():
+def test_what_every_trial_would_fail_at_stops_at_the_first(photos):
     with pytest.raises(ConfigError, match="tiny_nett"):
-        search("config.yaml", ["model.custom_architecture=tiny_nett"])
-    assert len(table() if (STUDY / "trials.csv").exists() else study().trials) == 1
+        run(["model.custom_architecture=tiny_nett"])
+    assert [trial.state.name for trial in study().trials] == ["FAIL"]
 
 
-def test_nothing_but_failures_ends_the_search():
-    text = Path("config.yaml").read_text()
-    old = "{type: loguniform, low: 1.0e-4, high: 1.0e-1}"
-    Path("config.yaml").write_text(text.replace(old, "{type: uniform, low: 1.0e+29, high: 1.0e+30}"))
+def test_nothing_but_failures_ends_the_search(photos):
+    set_space("    optimizer.lr: {type: uniform, low: 1.0e+29, high: 1.0e+30}\n")
     with pytest.raises(FaultError, match="5 trials in a row failed"):
-        search("config.yaml", ["search.n_trials=20", "optimizer.name=sgd"])
+        run(["search.n_trials=20", "optimizer.name=sgd"])
 
 
 # ---- refused before there is a study ------------------------------------------------------
@@ -187,12 +212,12 @@ def test_nothing_but_failures_ends_the_search():
     [
         (["optimizer.lr=0.1"], ConfigError, "leave one of them out"),
         (["data.fold=1"], ConfigError, "--fold"),
-        (["search.folds=7"], ConfigError, "the folds in"),
+        (["search.fold=7"], ConfigError, "the folds in"),
         (["search.metric=val_f1"], ConfigError, "expected one of val_acc, val_loss"),
         (["search.direction=minimize"], ConfigError, "gets better the other way"),
         (["search.study_name=../up"], Exception, "not a plain name"),
-        (["search.sampler.type=TPE"], ConfigError, "did you mean 'TPESampler'"),
-        (["search.pruner.type=WilcoxonPruner"], ConfigError, "search.folds=all"),
+        (["search.sampler.type=TPESample"], ConfigError, "did you mean 'TPESampler'"),
+        (["search.pruner.type=WilcoxonPruner"], ConfigError, "search.fold=all"),
         (["search.n_trials=0"], ConfigError, "expected >= 1"),
         (["search.search_space.optimizer.lr.low=-1"], ConfigError, "expected > 0"),
         (["search.storage=nothing"], ConfigError, "expected sqlite:///FILE"),
@@ -201,7 +226,7 @@ def test_nothing_but_failures_ends_the_search():
 )
 def test_a_mistake_is_refused_and_leaves_nothing(photos, words, error, text):
     with pytest.raises(error) as caught:
-        search("config.yaml", words)
+        search("config.yaml", words, draws=False)
     assert text in str(caught.value)
     assert not (photos / "optuna_studies.db").exists()
     assert not (photos / "runs").exists()
@@ -210,8 +235,8 @@ def test_a_mistake_is_refused_and_leaves_nothing(photos, words, error, text):
 def test_images_that_are_missing_stop_the_search_before_there_is_a_study(photos):
     for path in (photos / "data/small/raw/dark").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"listed files are missing"):
-        search("config.yaml")
+    with pytest.raises(DataError, match="listed files are missing"):
+        run([])
     assert not (photos / "optuna_studies.db").exists()
 
 
@@ -226,7 +251,7 @@ def test_images_that_are_missing_stop_the_search_before_there_is_a_study(photos)
         (["--config", "config.yaml", "--resume"], "there is no such file"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, text, capsys):
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(photos, arguments, text, capsys):
     with pytest.raises(SystemExit) as caught:
         ml_search(arguments)
     assert caught.value.code == 2
@@ -248,31 +273,25 @@ def test_the_help_imports_no_library_and_shows_examples():
 # ---- going on -----------------------------------------------------------------------------
 
 
-def test_a_study_is_gone_on_with_and_further_trials_are_counted():
-    words = ["training.num_epochs=1", "search.n_trials=1"]
-    search("config.yaml", words)
+def test_a_study_is_gone_on_with_and_further_trials_are_counted(photos):
+    run(["search.n_trials=1"])
     with pytest.raises(ConfigError, match="give --resume"):
-        search("config.yaml", words)
-    search("config.yaml", words, "resume")
-    search("config.yaml", words, "join")
+        run(["search.n_trials=1"])
+    run(["search.n_trials=1"], "resume")
+    run(["search.n_trials=1"], "join")
     assert [row["trial"] for row in table()] == ["0", "1", "2"]
 
 
-def test_a_study_of_other_measures_or_choices_is_not_gone_on_with(logged):
-    words = ["training.num_epochs=1", "search.n_trials=1"]
-    search("config.yaml", words)
-    with pytest.raises(ConfigError, match=r"wants to maximize"):
-        search("config.yaml", [*words, "search.metric=val_loss"], "resume")
-    with pytest.raises(ConfigError, match=r"search\.folds=0"):
-        search("config.yaml", [*words, "search.folds=1"], "resume")
+def test_a_study_of_other_measures_or_choices_is_not_gone_on_with(photos, capsys):
+    run(["search.n_trials=1"])
+    with pytest.raises(ConfigError, match="wants to maximize"):
+        run(["search.metric=val_loss"], "resume")
+    with pytest.raises(ConfigError, match=r"search\.fold=0"):
+        run(["search.fold=1"], "resume")
     with pytest.raises(ConfigError, match=r"another search space of training\.batch_size"):
-        search(
-            "config.yaml",
-            [*words, "search.search_space.training.batch_size.choices=[6,24]"],
-            "resume",
-        )
-    search("config.yaml", ["search.n_trials=1", "training.num_epochs=2"], "resume")
-    assert any("training.num_epochs (1, now 2)" in line for line in logged)
+        run(["search.search_space.training.batch_size.choices=[6,24]"], "resume")
+    run(["search.n_trials=1", "training.num_epochs=2"], "resume")
+    assert "training.num_epochs (1, now 2)" in capsys.readouterr().err
 
 
 def started(*words: str, **options) -> subprocess.Popen:
@@ -294,13 +313,13 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 
 
 def trains() -> bool:
-    return any(
-        path.stat().st_size > 500 for path in STUDY.glob("trial_0000/metrics.jsonl")
-    )
+    return any(path.stat().st_size > 500 for path in STUDY.glob("trial_0000/metrics.jsonl"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_search_queues_its_trial_again_and_is_resumed(number):
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_stopped_search_queues_its_trial_again_and_is_resumed(photos, number):
     process = started("--n-trials", "2")
     wait_for(trains, process)
     process.send_signal(number)
@@ -309,19 +328,20 @@ def test_a_stopped_search_queues_its_trial_again_and_is_resumed(number):
     assert message.startswith("interrupted: stopped by")
     assert "ml-search --config config.yaml --resume --study-name small" in message
     assert [row["state"] for row in table()] == ["fail", "waiting"]
-    search("config.yaml", ["training.num_epochs=1", "search.n_trials=1"], "resume")
+    run(["search.n_trials=1"], "resume")
     first, second = table()
     assert second["state"] == "complete"
     assert second["optimizer.lr"] == first["optimizer.lr"]
 
 
-def test_the_trial_of_a_killed_search_is_found_and_tried_again():
+@pytest.mark.slow
+def test_the_trial_of_a_killed_search_is_found_and_tried_again(photos):
     process = started("--n-trials", "2")
     wait_for(trains, process)
     process.kill()
     process.wait()
     assert [trial.state.name for trial in study().trials] == ["RUNNING"]
-    search("config.yaml", ["training.num_epochs=1", "search.n_trials=1"], "resume")
+    run(["search.n_trials=1"], "resume")
     first, second = table()
     assert (first["state"], second["state"]) == ("fail", "complete")
     assert first["reason"] == "its process ended without a word"
@@ -339,8 +359,8 @@ def server() -> Iterator[postgresql.Server]:
         yield running
 
 
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
-def test_two_processes_with_the_same_line_share_a_study(kind, request):
+@pytest.mark.parametrize("kind", ["journal", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_two_processes_with_the_same_line_share_a_study(photos, kind, request):
     url = "journal:///shared.journal"
     if kind == "postgresql":
         url = request.getfixturevalue("server").url
@@ -367,13 +387,3 @@ def test_a_password_is_in_no_file_and_no_message(server, photos, capsys):
             content = path.read_bytes()
             assert postgresql.ESCAPED.encode() not in content, path
             assert postgresql.PASSWORD.encode() not in content, path
-
-
-def test_settings_of_the_search_do_not_change_what_a_trial_is():
-    search("config.yaml", ["training.num_epochs=1", "search.n_trials=1"])
-    theirs = dict(leaves(plain(load_config("config.yaml", ["training.num_epochs=1"])[0])))
-    ours = dict(leaves(plain(load_config(STUDY / "trial_0000" / "config.yaml")[0])))
-    searched = {"optimizer.lr", "training.batch_size"}
-    from_data = {key for key, value in theirs.items() if value is None}
-    differ = {key for key in theirs if theirs[key] != ours[key]}
-    assert differ <= searched | from_data | {"search.n_trials"}

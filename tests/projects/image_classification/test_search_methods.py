@@ -102,7 +102,7 @@ def test_the_first_process_takes_the_seed_and_others_have_their_own():
             "two or more numbers",
         ),
         (lambda: pruner("MedianPrunner"), "did you mean 'MedianPruner'"),
-        (lambda: pruner("WilcoxonPruner"), "search.folds=all"),
+        (lambda: pruner("WilcoxonPruner"), "search.fold=all"),
         (lambda: pruner("PercentilePruner", percentile=120.0), "search.pruner (PercentilePruner)"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_grid_holds_both_ends():
             {"training.trainer_type": {"type": "categorical", "choices": ["standart"]}},
             "did you mean 'standard'",
         ),
-        ({"data.fold": {"type": "categorical", "choices": ["0", "1"]}}, "search.folds"),
+        ({"data.fold": {"type": "categorical", "choices": ["0", "1"]}}, "search.fold"),
         ({"search.n_trials": {"type": "int", "low": 1, "high": 2}}, "it is the search"),
     ],
 )
