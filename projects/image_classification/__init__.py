@@ -1,0 +1,1 @@
+"""Image classification: eight ``ml-*`` commands for any folder of photos, on the shared engine."""
