@@ -186,7 +186,7 @@ def test_a_bad_file_is_named(kind: str, decoder: str, tmp_path: Path):
     path.write_bytes(bad_files()[kind])
     preprocessing = recipe(decoder=decoder)
     for use in (preprocessing, preprocessing.stored, preprocessing.random_crop):
-        with pytest.raises(DataError, match="bad.jpg"):
+        with pytest.raises(DataError, match=r"bad.jpg"):
             use(path)
 
 
@@ -199,7 +199,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
 def test_half_a_photo_is_found_even_if_an_end_was_put_to_it():
     preprocessing = recipe()
     for use in (preprocessing, preprocessing.random_crop, decode_image):
-        with pytest.raises(DataError, match="no image that can be read: .*premature end"):
+        with pytest.raises(DataError, match=r"no image that can be read: .*premature end"):
             use({"bytes": sealed_half(), "path": "half.jpg"})
 
 
