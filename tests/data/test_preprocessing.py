@@ -104,7 +104,7 @@ def test_scaled_decoding_is_close_to_full_decoding():
         torch.manual_seed(seed)
         one = turbo.random_crop(content)
         torch.manual_seed(seed)
-        assert difference(one, full.random_crop(content)) < 1.5
+        assert difference(one, full.random_crop(content)) < 2.5
 
 
 def test_no_more_is_decoded_than_needed(monkeypatch: pytest.MonkeyPatch):
