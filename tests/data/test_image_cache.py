@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from common.data import (
     collate_images,
 )
 from common.data import image_cache as module
+from common.data.pixel_file import DamagedFile, load
 from common.utils.errors import ConfigError, DataError, FaultError
 from tests.data.photos import encoded, photo, rotated_exif
 
@@ -288,6 +290,14 @@ def test_no_image_at_all_is_an_error_and_an_index_too_large_as_well(paths: list[
         ImageCache([], RECIPE)
     with pytest.raises(IndexError):
         ImageCache(paths, RECIPE)[len(paths)]
+
+
+def test_a_file_larger_than_memory_is_mapped(tmp_path: Path):
+    path = tmp_path / "sparse.pixels"
+    with open(path, "wb") as file:
+        file.truncate(4 * psutil.virtual_memory().total)
+    with pytest.raises(DamagedFile, match="it begins with"):  # read, not refused by the system
+        load(path, "key")
 
 
 def test_threads_read_at_once(paths: list[Path], tmp_path: Path):
