@@ -118,6 +118,9 @@ class Preprocessing:
 
         Returns:
             uint8 ``(C, H, W)``, in memory of its own.
+
+        Raises:
+            ValueError: if it was stored for a larger size.
         """
         height, width = self.size
         rows, columns = stored.shape[1:]
@@ -126,6 +129,8 @@ class Preprocessing:
             top, left = (height - rows) // 2, (width - columns) // 2
             pixels[top : top + rows, left : left + columns] = stored.permute(1, 2, 0)
             return pixels.permute(2, 0, 1)
+        if rows < height or columns < width:
+            raise ValueError(f"{rows} x {columns} pixels were not stored for {height} x {width}")
         top, left = round((rows - height) / 2), round((columns - width) / 2)
         centre = stored[:, top : top + height, left : left + width]
         return centre.permute(1, 2, 0).clone(memory_format=torch.contiguous_format).permute(2, 0, 1)

@@ -142,6 +142,12 @@ def test_every_shape_becomes_the_size_and_only_cutting_is_left(
     assert torch.equal(stored, kept), "what finish returns has memory of its own"
 
 
+def test_what_was_stored_for_a_smaller_size_is_refused():
+    stored = recipe((16, 16)).stored(encoded(WIDE))
+    with pytest.raises(ValueError, match="were not stored for 32 x 32"):
+        recipe((32, 32)).finish(stored)
+
+
 def test_padding_keeps_the_shape_and_shows_the_background():
     image = np.zeros((10, 20, 3), np.uint8)
     padded = recipe((30, 20), resize="pad", background=7)(encoded(image, "PNG"))
