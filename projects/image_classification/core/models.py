@@ -43,13 +43,16 @@ __all__ = [
 _CHANNELS = {"L": 1, "RGB": 3}
 
 
-def get_model(config: Any, device: torch.device | str | None = None) -> nn.Module:
+def get_model(
+    config: Any, device: torch.device | str | None = None, *, has_weights: bool = False
+) -> nn.Module:
     """Build the network of a configuration.
 
     Args:
         config: Has ``model`` (``ModelConfig``), ``data.num_classes``, ``preprocessing.image_size``
             and ``.mode``, and may have ``data.class_names`` and ``training.trainer_type``.
         device: Where it goes; as it is made (on the CPU) if left out.
+        has_weights: Its weights will come from a checkpoint: none are fetched or read here.
 
     Returns:
         A module from normalised images ``(B, C, H, W)`` to logits ``(B, K)``.
@@ -63,7 +66,10 @@ def get_model(config: Any, device: torch.device | str | None = None) -> nn.Modul
     shape = shape_of(config)
     check_name(settings)
     check_input(settings, shape)
-    model = _with_weights(settings, shape, getattr(config.data, "class_names", None) or ())
+    if has_weights:
+        model = _without_weights(settings, shape)
+    else:
+        model = _with_weights(settings, shape, getattr(config.data, "class_names", None) or ())
     if settings.dropout is not None and settings.type != "timm":
         set_dropout(model, head_of(model, shape.num_classes), settings.dropout)
     freeze_parts(model, settings, shape.num_classes)
@@ -102,6 +108,15 @@ def training_options(config: Any, model: nn.Module) -> dict[str, Any]:
         "head_lr_multiplier": settings.head_lr_multiplier,
         "train_frozen": settings.unfreeze_epoch is not None,
     }
+
+
+def _without_weights(settings: ModelConfig, shape: Shape) -> nn.Module:
+    """The network as it is once weights are in it, with random ones."""
+    if settings.type == "base":
+        return build_torchvision(settings.architecture, shape, pretrained=settings.pretrained)
+    if settings.type == "timm" and settings.dropout is not None:
+        return build_timm(settings.architecture, shape, drop_rate=settings.dropout)
+    return build_architecture(settings, shape)
 
 
 def _with_weights(settings: ModelConfig, shape: Shape, class_names: Any) -> nn.Module:

@@ -1,7 +1,5 @@
 """The task of a classification: the network, the loss and the rates its configuration names."""
 
-import dataclasses
-
 from torch import nn
 
 from common.data.info import DatasetInfo
@@ -28,12 +26,10 @@ class ImageClassifier(ClassificationTask):
             head_lr_multiplier=model.head_lr_multiplier,
             train_frozen=model.unfreeze_epoch is not None,
         )
-        if has_weights:
-            model = dataclasses.replace(model, pretrained=False, weights=None)
-        self._config = dataclasses.replace(config, model=model)
+        self._config, self._has_weights = config, has_weights
 
     def build(self, info: DatasetInfo) -> nn.Module:
         """The network, on the CPU."""
-        network = get_model(self._config)
+        network = get_model(self._config, has_weights=self._has_weights)
         self._head = head_of(network, self._config.data.num_classes)
         return network
