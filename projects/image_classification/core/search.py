@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from loguru import logger
 
+from common.config.files import parse_config
 from common.config.tree import leaves, plain
 from common.training import Callback, Trainer
 from common.training.out_of_memory import is_out_of_memory
@@ -222,6 +223,10 @@ class _Plan:
         build_sampler(settings, self.parameters, 0)
         build_pruner(settings, len(self.folds) > 1)
         self.directory = STUDIES / self.name
+        # What a run would save: for a password from the environment the reference to it.
+        self._saved_storage = str(
+            parse_config(self.context.to_yaml(), "").content["search"]["storage"]
+        )
 
     def _folds(self, fold: int | str) -> list[int]:
         if fold != ALL_FOLDS:
@@ -250,12 +255,11 @@ class _Plan:
     def words(self, values: dict[str, Any], fold: int | str) -> list[str]:
         """The ``key=value`` words of a trial's configuration."""
         found = [override_word(key, value) for key, value in values.items()]
-        if masked(self.config.search.storage) in self.context.to_yaml():
-            stored = []
-        else:  # a password that would be saved with every run
-            stored = [override_word("search.storage", masked(self.config.search.storage))]
-        typed = [w for w in self.overrides if not (stored and w.startswith("search.storage="))]
-        return [*typed, *stored, *found, override_word("data.fold", fold)]
+        typed, storage = self.overrides, self._saved_storage
+        if storage != masked(storage):  # a password, which every run would save
+            typed = [word for word in typed if not word.startswith("search.storage=")]
+            found.append(override_word("search.storage", masked(storage)))
+        return [*typed, *found, override_word("data.fold", fold)]
 
     def load(self, values: dict[str, Any], fold: int | str) -> tuple[Config, Any]:
         """The configuration of a trial, and its context."""

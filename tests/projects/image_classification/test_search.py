@@ -359,7 +359,7 @@ def server() -> Iterator[postgresql.Server]:
         yield running
 
 
-@pytest.mark.parametrize("kind", ["journal", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("journal", marks=pytest.mark.slow)])
 def test_two_processes_with_the_same_line_share_a_study(photos, kind, request):
     url = "journal:///shared.journal"
     if kind == "postgresql":
@@ -387,3 +387,14 @@ def test_a_password_is_in_no_file_and_no_message(server, photos, capsys):
             content = path.read_bytes()
             assert postgresql.ESCAPED.encode() not in content, path
             assert postgresql.PASSWORD.encode() not in content, path
+
+
+def test_a_password_of_the_environment_stays_a_reference(server, photos, monkeypatch):
+    monkeypatch.setenv("STUDY_PASSWORD", postgresql.ESCAPED)
+    url = server.url.replace(postgresql.ESCAPED, "${oc.env:STUDY_PASSWORD}")
+    with open("config.yaml", "a") as file:
+        file.write(f"  storage: {url}\n  study_name: env\n")
+    report = run(["search.n_trials=1"])
+    text = report.best_config.read_text()
+    assert "${oc.env:STUDY_PASSWORD}" in text
+    assert postgresql.ESCAPED not in text
