@@ -91,5 +91,5 @@ class GoesOn(nn.Module):
 
 
 def test_a_network_that_cannot_be_rewritten_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be rewritten.*simple_cnn"):
+    with pytest.raises(ConfigError, match=r"cannot be rewritten.*simple_cnn"):
         make_out_of_place(GoesOn(), torch.randn(2, 4))
