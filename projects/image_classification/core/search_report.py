@@ -19,6 +19,7 @@ from projects.image_classification.core.studies import REASON, RETRY_OF
 
 BEST_CONFIG = "best_config.yaml"
 PLOTS = "plots"
+DIRECTORY = "directory"
 _TRIAL = re.compile(r"trial_\d{4,}(-\d+)?")
 _STATES = ("complete", "pruned", "fail", "running", "waiting")
 
@@ -112,9 +113,9 @@ class StudyReport:
     def tidy_weights(self) -> None:
         """Remove the weights of all trials but the best: fifty trials are fifty networks."""
         best = self.best
-        kept = None if best is None else best.user_attrs.get("directory")
+        kept = None if best is None else best.user_attrs.get(DIRECTORY)
         for trial in self._trials():
-            name = trial.user_attrs.get("directory")
+            name = trial.user_attrs.get(DIRECTORY)
             # The storage may be shared: a name in it is not a path to be followed.
             is_ours = isinstance(name, str) and _TRIAL.fullmatch(name)
             if not is_ours or name == kept or not trial.state.is_finished():
@@ -147,7 +148,7 @@ class StudyReport:
                     len(trial.intermediate_values) or None,
                     None if seconds is None else round(seconds, 2),
                     *(trial.params.get(key) for key in keys),
-                    trial.user_attrs.get("directory"),
+                    trial.user_attrs.get(DIRECTORY),
                     trial.user_attrs.get(REASON) or _retry(trial),
                 ]
             )
@@ -167,7 +168,7 @@ def _described(trial: Any) -> dict[str, Any]:
         "trial": trial.number,
         "value": trial.value,
         "params": trial.params,
-        "directory": trial.user_attrs.get("directory"),
+        "directory": trial.user_attrs.get(DIRECTORY),
     }
 
 

@@ -96,8 +96,13 @@ def import_optuna() -> Any:
 
 
 def masked(text: str) -> str:
-    """A text without the passwords of addresses in it."""
-    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
+    """A text without the passwords of addresses in it; a reference to one may stand."""
+
+    def hide(match: re.Match[str]) -> str:
+        is_reference = match[2].startswith("${") and match[2].endswith("}")
+        return match[0] if is_reference else f"{match[1]}:***@"
+
+    return _QUERY.sub(r"\1***", _USERINFO.sub(hide, text))
 
 
 def open_storage(url: str, *, must_exist: bool = False) -> Any:
@@ -230,9 +235,11 @@ def explained_storage(url: str) -> Iterator[None]:
     except RepriseError:
         raise
     except Exception as error:
-        if not _is_of_storage(error):
+        # Optuna stumbles over a storage that is gone, so the reason may stand behind the error.
+        known = next((each for each in _chain(error) if _is_of_storage(each)), None)
+        if known is None:
             raise
-        reason = _reason(error, url)
+        reason = _reason(known, url)
         shown = masked(url)
         if _UNREACHABLE.search(reason):
             raise FaultError(
@@ -248,6 +255,13 @@ def _is_of_storage(error: BaseException) -> bool:
     return module in ("sqlalchemy", "psycopg", "pymysql", "psycopg2") or (
         type(error).__name__ in names
     )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error with those it was raised while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _reason(error: BaseException, url: str) -> str:

@@ -59,6 +59,10 @@ def study_in(url: str, mode: str = "create", direction: str = "maximize"):
             "postgresql://host/db?user=me&password=***",
         ),
         ("--storage=postgresql://me:secret@host/db", "--storage=postgresql://me:***@host/db"),
+        (
+            "postgresql://me:${oc.env:PASSWORD}@host/db",
+            "postgresql://me:${oc.env:PASSWORD}@host/db",
+        ),
         ("sqlite:///a.db", "sqlite:///a.db"),
         ("mail me@host about 1:2", "mail me@host about 1:2"),
     ],
