@@ -1,6 +1,5 @@
 """A trial of a search: a training with some values, and what becomes of one that fails."""
 
-import gc
 import io
 import math
 from collections.abc import Sequence
@@ -181,7 +180,6 @@ class Trials:
     def _infeasible(self, trial: Any, error: object) -> InfeasibleTrial:
         reason = " ".join(str(error).split())
         trial.set_user_attr(REASON, reason[:2000])
-        gc.collect()
         return InfeasibleTrial(reason)
 
     def _has_values(self) -> bool:

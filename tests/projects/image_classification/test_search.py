@@ -376,6 +376,9 @@ def test_two_processes_with_the_same_line_share_a_study(photos, kind, request):
     assert len({trial.params["optimizer.lr"] for trial in trials}) == 6
     assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 2
     assert sorted(p.name for p in STUDY.glob("trial_*")) == [f"trial_{n:04d}" for n in range(6)]
+    assert "***" in (STUDY / "trial_0000" / "run.json").read_text() or kind == "journal"
+    files = [path for path in photos.rglob("*") if path.is_file()]
+    assert not [f for f in files if postgresql.ESCAPED.encode() in f.read_bytes()]
 
 
 def test_a_password_is_in_no_file_and_no_message(server, photos, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.utils.errors import ConfigError, FaultError
+from projects.image_classification.core import studies
 from projects.image_classification.core.studies import (
     RETRIES,
     RETRY_OF,
@@ -244,3 +245,20 @@ def test_a_wrong_password_database_or_port_is_one_line_without_the_password(serv
     assert time.monotonic() - started < 15
     assert postgresql.ESCAPED not in str(refused.value)
     assert postgresql.PASSWORD not in str(refused.value)
+
+
+def test_a_machine_that_shows_itself_no_more_is_noticed_by_another(server, monkeypatch):
+    monkeypatch.setattr(studies, "_HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(studies, "_GRACE_SECONDS", 2)
+    study, _ = open_study(open_storage(server.url), server.url, "beats", "maximize", "create")
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr(WORKER, {"host": "elsewhere", "pid": 1, "started": 0.0})
+    study._storage.record_heartbeat(trial._trial_id)
+    fail_dead_trials(study)
+    assert study.trials[0].state is NAMES["running"]
+    time.sleep(3.5)
+    fail_dead_trials(study)
+    failed, queued = study.trials
+    assert (failed.state, queued.state) == (NAMES["fail"], NAMES["waiting"])
+    assert study.ask().suggest_float("x", 0, 1) == failed.params["x"]
