@@ -82,11 +82,15 @@ def search(
         study.pruner = build_pruner(settings, len(plan.folds) > 1)
         report = StudyReport(study, plan.directory, settings.metric, plan.best_yaml, masked(url))
         trials = Trials(study, plan, report)
+        count: int = settings.n_trials
+        if hasattr(study.sampler, "is_exhausted") and study.sampler.is_exhausted(study):
+            logger.info("every combination of the grid was tried already")
+            count = 0
         try:
             with _stops_between_steps():
                 study.optimize(
                     trials,
-                    n_trials=settings.n_trials,
+                    n_trials=count,
                     timeout=settings.timeout,
                     catch=(InfeasibleTrial,),
                     callbacks=[trials.after],

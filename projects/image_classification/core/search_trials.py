@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -96,7 +97,8 @@ class Trials:
             trial.set_user_attr(REASON, "interrupted")
             requeue(self.study, self.study.get_trials(deepcopy=False)[trial.number])
             raise
-        except (DataError, CheckpointError):
+        except (DataError, CheckpointError) as error:
+            trial.set_user_attr(REASON, str(error))
             raise
         except ConfigError as error:
             if not self._has_values() and not _blames(values, str(error)):
@@ -190,7 +192,8 @@ class Trials:
 
 def _blames(values: dict[str, Any], message: str) -> bool:
     """Whether a message is about something that is varied."""
-    return any(key in message or key.rpartition(".")[2] in message for key in values)
+    names = {key.rpartition(".")[2] for key in values}
+    return not names.isdisjoint(re.findall(r"\w+", message))
 
 
 def _free(directory: Path) -> Path:

@@ -190,12 +190,23 @@ def test_values_that_cannot_be_trained_with_fail_and_the_search_goes_on(photos):
     }
     assert "warm up for less" in found[0.01, "5"]["reason"]
     assert "finite" in found[1e30, "0"]["reason"] or "nan" in found[1e30, "0"]["reason"]
+    run(["optimizer.name=sgd", "search.sampler.type=GridSampler"], "resume")
+    assert len(table()) == 4, "the grid is complete"
 
 
 def test_what_every_trial_would_fail_at_stops_at_the_first(photos):
     with pytest.raises(ConfigError, match="tiny_nett"):
         run(["model.custom_architecture=tiny_nett"])
     assert [trial.state.name for trial in study().trials] == ["FAIL"]
+
+
+def test_an_image_that_cannot_be_read_stops_the_search(photos):
+    (photos / "data/small/raw/dark/0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0\.png"):
+        run([])
+    (trial,) = study().trials
+    assert trial.state.name == "FAIL"
+    assert "0.png" in trial.user_attrs["reason"]
 
 
 def test_nothing_but_failures_ends_the_search(photos):
