@@ -26,7 +26,7 @@ from common.config.tree import read
 from common.config.validate import describe, expected
 from common.utils.errors import ConfigError
 
-_LINE = 100  # characters; a longer list has an item a line
+_LINE = 100  # characters; a longer list goes on in the next
 
 
 def template(
@@ -106,7 +106,7 @@ def _section(
 
 
 def _value(label: str, value: Any, note: str, key: str, notes: Mapping[str, str]) -> Iterator[str]:
-    """A value on one line, or an item a line where that is too long or an item has a note."""
+    """A value on one line; a list on several where it is too long or an item has a note."""
     indent = " " * (len(label) - len(label.lstrip()) + 2)
     if isinstance(value, dict) and value:
         yield f"{label}  # {note}"
@@ -114,13 +114,28 @@ def _value(label: str, value: Any, note: str, key: str, notes: Mapping[str, str]
             yield f"{indent}{scalar(str(name))}: {flow(item)}"
         return
     has_notes = any(n.startswith(f"{key}[") for n in notes)
-    if not isinstance(value, list) or not (has_notes or len(label) + len(flow(value)) > _LINE):
+    if isinstance(value, list) and has_notes:
+        yield f"{label}  # {note}"
+        for index, item in enumerate(value):
+            behind = notes.get(f"{key}[{index}]")
+            yield f"{indent}- {flow(item)}" + (f"  # {behind}" if behind else "")
+    elif isinstance(value, list) and len(label) + len(flow(value)) > _LINE:
+        yield f"{label}  # {note}"
+        yield from _wrapped(value, indent)
+    else:
         yield f"{label} {flow(value)}  # {note}"
-        return
-    yield f"{label}  # {note}"
-    for index, item in enumerate(value):
-        behind = notes.get(f"{key}[{index}]")
-        yield f"{indent}- {flow(item)}" + (f"  # {behind}" if behind else "")
+
+
+def _wrapped(items: list[Any], indent: str) -> Iterator[str]:
+    """A list of which each line is as full as it can be."""
+    line = f"{indent}["
+    for index, item in enumerate(items):
+        text = flow(item) + ("," if index < len(items) - 1 else "]")
+        if len(line) + len(text) > _LINE and line.strip() != "[":
+            yield line.rstrip()
+            line = f"{indent} "
+        line += f"{text} "
+    yield line.rstrip()
 
 
 def _meaning(field: Field) -> str:

@@ -1,0 +1,208 @@
+"""Sheets of images: what a data set holds and what augmentation makes of it, and what a network says.
+
+sheet = sample_sheet(config, context, "train", count=25, augmented=True)
+plot_image_sheet(sheet.images, sheet.captions, "samples.png", sheet.title, columns=sheet.columns)
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import RunContext
+from common.data.preprocessing import Preprocessing
+from common.data.randomness import isolated_generators, seed_generators
+from common.utils.errors import ConfigError
+from projects.image_classification.core.config import ALL_FOLDS, Config
+from projects.image_classification.core.datasets import (
+    IndexedImageDataset,
+    evaluation_loader,
+    get_datasets,
+)
+from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.predictions import predict_logits
+from projects.image_classification.core.run_directories import dataset_name
+from projects.image_classification.core.training import fold_number
+
+WHICH = ("mistakes", "confident", "uncertain", "random")
+VARIANTS = 5  # augmented images beside each original
+_RIGHT, _WRONG, _PLAIN = "#009E73", "#D55E00", "#222222"
+
+
+@dataclass
+class Sheet:
+    """Images with what is written under them.
+
+    Attributes:
+        images: uint8 ``(C, H, W)``, as the network sees them.
+        captions: Lines under each.
+        colours: Of the first line of each.
+        title: Above all.
+        columns: Images in a row.
+        counts: Of the whole split, by class.
+    """
+
+    title: str
+    columns: int
+    images: list[Tensor] = field(default_factory=list)
+    captions: list[tuple[str, ...]] = field(default_factory=list)
+    colours: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def sample_sheet(
+    config: Config,
+    context: RunContext,
+    split: str = "train",
+    count: int = 25,
+    augmented: bool = False,
+) -> Sheet:
+    """Images of every class in turn, with how many the class has.
+
+    Args:
+        config: Of the data set.
+        context: Of the same configuration.
+        split: ``train``, ``val`` or ``test`` of the fold ``data.fold``.
+        count: Different images, chosen by ``seed``.
+        augmented: Show beside each what training makes of it in several epochs.
+
+    Raises:
+        ConfigError: if the split is empty.
+        DataError: if images are missing or damaged.
+    """
+    fold = _fold(config)
+    resolve_facts(config, context, fold)
+    datasets = get_datasets(config, fold)
+    if split not in datasets:
+        raise ConfigError(f"the split {split} of fold {fold} has no images; see ml-split")
+    dataset = datasets[split]
+    labels = [int(dataset.labels[i]) for i in dataset.indices]
+    names = dataset.class_names
+    counts = Counter(labels)
+    plain = Preprocessing(config.preprocessing)
+    what = f"{dataset_name(config)}, {split} of fold {fold}"
+    title = f"{what}: {len(labels):,} images of {len(counts)} classes"
+    sheet = Sheet(title, 1 + VARIANTS if augmented else 5)
+    sheet.counts = {name: counts[index] for index, name in enumerate(names)}
+    for position in in_turn(labels, count, config.seed):
+        source = Path(config.data.data_dir) / dataset.paths[position]
+        name = names[labels[position]]
+        share = counts[labels[position]] / len(labels)
+        _add(sheet, plain(source), (name, f"{counts[labels[position]]:,} images, {share:.1%}"))
+        for epoch in range(VARIANTS) if augmented else ():
+            with isolated_generators():
+                seed_generators(config.seed, epoch, position)
+                image = datasets["train"].images.augmented(source)
+            _add(sheet, image, (f"epoch {epoch}",))
+    return sheet
+
+
+def prediction_sheet(
+    checkpoint: Path,
+    split: str = "test",
+    which: str = "mistakes",
+    count: int = 25,
+    data_dir: str | None = None,
+) -> Sheet:
+    """What a trained network says of images of one of its splits.
+
+    Args:
+        checkpoint: ``runs/r/weights/best.pt``.
+        split: ``train``, ``val`` or ``test`` of the fold it was trained on.
+        which: ``mistakes``, the least probable truth first; ``confident``; ``uncertain``, the two
+            likeliest classes closest first; ``random``.
+        count: Images at most.
+        data_dir: Where the data set lies now.
+
+    Raises:
+        ConfigError: if the split is empty.
+        CheckpointError: if the checkpoint is missing or damaged.
+        DataError: if images are missing or damaged.
+    """
+    from projects.image_classification.core.classifier import load_classifier
+
+    classifier = load_classifier(checkpoint)
+    config = classifier.config
+    root = Path(data_dir or config.data.data_dir)
+    name = "test.txt" if split == "test" else f"fold_{config.data.fold}_{split}.txt"
+    dataset = IndexedImageDataset(
+        root / "splits" / name,
+        root,
+        classifier.preprocessing,
+        classifier.class_names,
+        on_bad=config.data.on_bad,
+    )
+    made = predict_logits(classifier.task, evaluation_loader(config, dataset), dataset.paths)
+    probabilities = (made.logits.double() / (classifier.temperature or 1.0)).softmax(1)
+    order = ranked(probabilities, made.labels, which, config.seed)
+    right = probabilities.argmax(1) == made.labels
+    accuracy = float(right.double().mean())
+    title = (
+        f"{which} of {checkpoint}: {min(count, len(order)):,} of {len(order):,} among "
+        f"{len(right):,} {split} images, accuracy {accuracy:.1%}"
+    )
+    sheet = Sheet(title, 5, counts={"right": int(right.sum()), "wrong": int((~right).sum())})
+    for position in order[:count]:
+        row, label = probabilities[position], int(made.labels[position])
+        guess = int(row.argmax())
+        lines: tuple[str, ...] = (f"{classifier.class_names[guess]}, {row[guess]:.1%}",)
+        if guess != label:
+            lines += (f"is {classifier.class_names[label]}, {row[label]:.1%}",)
+        else:
+            second = int(row.topk(2).indices[1])
+            lines += (f"then {classifier.class_names[second]}, {row[second]:.1%}",)
+        image = dataset[position]["image"]
+        _add(sheet, image, lines, _RIGHT if guess == label else _WRONG)
+    return sheet
+
+
+def in_turn(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Positions of images, one of every class before a second of any; at random within a class."""
+    generator = np.random.default_rng(seed)
+    queues = {
+        label: generator.permutation(np.flatnonzero(np.asarray(labels) == label)).tolist()
+        for label in sorted(set(labels))
+    }
+    rounds = max(map(len, queues.values()), default=0)
+    picked = [q[r] for r in range(rounds) for q in queues.values() if r < len(q)][:count]
+    return sorted(picked, key=lambda position: labels[position])
+
+
+def ranked(probabilities: Tensor, labels: Tensor, which: str, seed: int = 0) -> list[int]:
+    """Positions of predictions in the order that ``which`` asks for.
+
+    Args:
+        probabilities: ``(N, K)``.
+        labels: ``(N,)``.
+        which: See ``prediction_sheet``; ``mistakes`` leaves out what is right.
+        seed: Of ``random``.
+    """
+    top = probabilities.topk(2, dim=1).values
+    if which == "mistakes":
+        of_truth = probabilities.gather(1, labels[:, None])[:, 0]
+        order = of_truth.argsort(stable=True)
+        wrong = probabilities.argmax(1) != labels
+        return order[wrong[order]].tolist()
+    if which == "confident":
+        return top[:, 0].argsort(descending=True, stable=True).tolist()
+    if which == "uncertain":
+        return (top[:, 0] - top[:, 1]).argsort(stable=True).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(len(labels), generator=generator).tolist()
+
+
+def _fold(config: Config) -> int:
+    """The fold to look at; of all of them the first."""
+    if str(config.data.fold) == ALL_FOLDS:
+        config.data.fold = "0"
+    return fold_number(config)
+
+
+def _add(sheet: Sheet, image: Tensor, lines: tuple[str, ...], colour: str = _PLAIN) -> None:
+    sheet.images.append(image)
+    sheet.captions.append(lines)
+    sheet.colours.append(colour)
