@@ -52,7 +52,7 @@ def template(
         field = lookup(schema, key)
         if field is None or section_of(field.kind) is not None:
             raise ConfigError(f"{key} is not a key; {suggest(schema, key)}")
-    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    lines = [f"# {line}".rstrip() for line in header.splitlines()] + [""] * bool(header)
     return "\n".join([*lines, *_section(schema, values, notes, "", defaults_of(schema))]) + "\n"
 
 
@@ -64,7 +64,7 @@ def key_tables(schema: type) -> str:
     for field in walk(schema):
         section, _, _ = field.key.rpartition(".")
         if (inside := section_of(field.kind)) is not None:
-            titles[field.key] = _summary(inside)
+            titles[field.key] = _summary(inside).replace("``", "`")
             continue
         default = "no default" if _is_missing(value := read(defaults, field.key)) else flow(value)
         cells = (f"`{field.key}`", expected(field), f"`{default}`", field.option.help)
@@ -92,7 +92,7 @@ def _section(
         if section is not None:
             if not prefix:
                 yield ""
-            yield f"{indent}{name}:  # {_summary(section)}"
+            yield f"{indent}{name}:  # {_summary(section).replace('``', '')}"
             inside = defaults[name] if isinstance(defaults[name], dict) else defaults_of(section)
             yield from _section(section, values, notes, f"{field.key}.", inside)
         elif field.key in values:

@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import RunContext
+from common.config import RunContext, Source
 from common.config.template import template
 from common.config.tree import read
 from common.utils.errors import ConfigError, DataError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.facts import LOOKED_AT, class_of, fill_facts, resolve_facts
+from projects.image_classification.core.facts import (
+    LARGEST_OWN_SIZE,
+    LOOKED_AT,
+    class_of,
+    resolve_facts,
+    resolve_recipe,
+)
 from projects.image_classification.core.image_folder import find_images
 from projects.image_classification.core.index_files import read_index
-from projects.image_classification.core.training import folds_of
 
 IMBALANCED = 2.0  # the largest class over the smallest from which class weights are suggested
 _FACTS = (
@@ -75,14 +80,16 @@ def dataset_template(
     config.data.data_dir = data_dir.as_posix()
     values: dict[str, Any] = {"data.data_dir": config.data.data_dir, **(settings or {})}
     context = RunContext(config)
-    folds = folds_of(config) if (data_dir / "splits").is_dir() else []
+    folds = _folds(data_dir)
     if not folds and fold is not None:
         raise ConfigError(
             f"--fold is {fold}, but {data_dir} is not split; run ml-split --raw_data "
             f"{data_dir}/raw first, or leave --fold out"
         )
     if fold is not None and fold not in folds:
-        raise ConfigError(f"--fold is {fold}; the folds of {data_dir}: {_listed(folds)}")
+        raise ConfigError(
+            f"--fold is {fold}; the folds of {data_dir}: {', '.join(map(str, folds))}"
+        )
     if folds:
         number = folds[0] if fold is None else fold
         listed = read_index(data_dir / "splits" / f"fold_{number}_train.txt")
@@ -94,12 +101,16 @@ def dataset_template(
         found = find_images(data_dir / "raw")
         listed = found.names
         names = sorted(set(found.classes))
-        fill_facts(config, context, data_dir, listed, names, by="raw/", counts=False)
+        context.resolve("data.class_names", names, Source.DATA, by="raw/")
+        context.resolve("data.num_classes", len(names), Source.DATA, by="raw/")
+        resolve_recipe(config, context, [data_dir / path for path in listed], by="raw/")
         seen = f"all {len(listed):,} images of raw/"
     counts = Counter(class_of(path) for path in listed)
     names = list(config.data.class_names or ())
     _check_names(names, data_dir)
     values |= {key: value for key in _FACTS if (value := read(config, key)) is not None}
+    if max(config.preprocessing.image_size or [0]) <= LARGEST_OWN_SIZE:
+        values["preprocessing.crop_share"] = 1.0
     if searches:
         values |= search_values(len(listed))
     ordered = {name: counts[name] for name in names}
@@ -154,6 +165,8 @@ def _notes(values: Mapping[str, Any], counts: Mapping[str, int], looked_at: int)
     pixels = f"of {min(looked_at, LOOKED_AT):,} images evenly spaced"
     notes["preprocessing.mean"] = f"of each channel from 0 to 1, {pixels}"
     notes["preprocessing.std"] = f"standard deviation of the same, {pixels}"
+    if "preprocessing.crop_share" in values:
+        notes["preprocessing.crop_share"] = "the images have the input's size: nothing is cut off"
     if "data.class_counts" not in values:
         notes["data.class_counts"] = (
             "training images of each class; ml-train counts those of its fold"
@@ -191,5 +204,7 @@ def _check_names(names: Sequence[str], data_dir: Path) -> None:
             )
 
 
-def _listed(folds: Sequence[int]) -> str:
-    return ", ".join(map(str, folds))
+def _folds(data_dir: Path) -> list[int]:
+    """The folds that were split; none before ``ml-split``."""
+    names = (path.name.split("_")[1] for path in (data_dir / "splits").glob("fold_*_train.txt"))
+    return sorted(int(name) for name in names if name.isdecimal())
