@@ -95,7 +95,7 @@ def dataset_template(
         listed = read_index(data_dir / "splits" / f"fold_{number}_train.txt")
         resolve_facts(config, context, number)
         if number:
-            values["data.fold"] = str(number)
+            values["data.fold"] = number
         seen = f"the {len(listed):,} training images of fold {number}"
     else:
         found = find_images(data_dir / "raw")
@@ -105,12 +105,12 @@ def dataset_template(
         context.resolve("data.num_classes", len(names), Source.DATA, by="raw/")
         resolve_recipe(config, context, [data_dir / path for path in listed], by="raw/")
         seen = f"all {len(listed):,} images of raw/"
-    counts = Counter(class_of(path) for path in listed)
+    counts = Counter(path.split("/")[1] for path in listed)
     names = list(config.data.class_names or ())
     _check_names(names, data_dir)
     values |= {key: value for key in _FACTS if (value := read(config, key)) is not None}
-    if max(config.preprocessing.image_size or [0]) <= LARGEST_OWN_SIZE:
-        values["preprocessing.crop_share"] = 1.0
+    if context.source("preprocessing.crop_share") is Source.DATA:
+        values["preprocessing.crop_share"] = config.preprocessing.crop_share
     if searches:
         values |= search_values(len(listed))
     ordered = {name: counts[name] for name in names}

@@ -77,7 +77,7 @@ def test_after_the_split_they_come_from_the_training_images_of_the_fold(
         assert said["preprocessing.mode"] == "L"
         assert said["preprocessing.image_size"] == [224, 224]
         assert "preprocessing.crop_share" not in said
-        assert said.get("data.fold", "0") == str(fold)
+        assert said.get("data.fold", 0) == fold
     assert "ml-split" not in capsys.readouterr().out
     text = Path(CONFIG).read_text()
     assert f"- cat  # {counts[0]} images" in text
