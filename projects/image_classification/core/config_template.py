@@ -18,13 +18,7 @@ from common.config.template import template
 from common.config.tree import read
 from common.utils.errors import ConfigError, DataError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.facts import (
-    LARGEST_OWN_SIZE,
-    LOOKED_AT,
-    class_of,
-    resolve_facts,
-    resolve_recipe,
-)
+from projects.image_classification.core.facts import LOOKED_AT, resolve_facts, resolve_recipe
 from projects.image_classification.core.image_folder import find_images
 from projects.image_classification.core.index_files import read_index
 
