@@ -20,13 +20,14 @@ from common.utils.errors import ConfigError
 from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.datasets import (
     IndexedImageDataset,
+    PreprocessedImages,
     evaluation_loader,
-    get_datasets,
 )
 from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.index_files import read_index
 from projects.image_classification.core.predictions import predict_logits
 from projects.image_classification.core.run_directories import dataset_name
-from projects.image_classification.core.training import fold_number
+from projects.image_classification.core.training import fold_number, folds_of
 
 WHICH = ("mistakes", "confident", "uncertain", "random")
 VARIANTS = 5  # augmented images beside each original
@@ -76,28 +77,26 @@ def sample_sheet(
     """
     fold = _fold(config)
     resolve_facts(config, context, fold)
-    datasets = get_datasets(config, fold)
-    if split not in datasets:
-        raise ConfigError(f"the split {split} of fold {fold} has no images; see ml-split")
-    dataset = datasets[split]
+    plain = Preprocessing(config.preprocessing)
+    dataset = _images(config, Path(config.data.data_dir), split, plain)
     labels = [int(dataset.labels[i]) for i in dataset.indices]
     names = dataset.class_names
     counts = Counter(labels)
-    plain = Preprocessing(config.preprocessing)
     what = f"{dataset_name(config)}, {split} of fold {fold}"
     title = f"{what}: {len(labels):,} images of {len(counts)} classes"
     sheet = Sheet(title, 1 + VARIANTS if augmented else 5)
     sheet.counts = {name: counts[index] for index, name in enumerate(names)}
+    sources = [Path(config.data.data_dir) / path for path in dataset.paths]
+    shown = PreprocessedImages(sources, plain)
+    training = PreprocessedImages(sources, plain, config.augmentation)
     for position in in_turn(labels, count, config.seed):
-        source = Path(config.data.data_dir) / dataset.paths[position]
         name = names[labels[position]]
         share = counts[labels[position]] / len(labels)
-        _add(sheet, plain(source), (name, f"{counts[labels[position]]:,} images, {share:.1%}"))
+        _add(sheet, shown[position], (name, f"{counts[labels[position]]:,} images, {share:.1%}"))
         for epoch in range(VARIANTS) if augmented else ():
             with isolated_generators():
-                seed_generators(config.seed, epoch, position)
-                image = datasets["train"].images.augmented(source)
-            _add(sheet, image, (f"epoch {epoch}",))
+                seed_generators(config.seed, epoch, position)  # as the training's loader
+                _add(sheet, training[position], (f"epoch {epoch}",))
     return sheet
 
 
@@ -128,14 +127,7 @@ def prediction_sheet(
     classifier = load_classifier(checkpoint)
     config = classifier.config
     root = Path(data_dir or config.data.data_dir)
-    name = "test.txt" if split == "test" else f"fold_{config.data.fold}_{split}.txt"
-    dataset = IndexedImageDataset(
-        root / "splits" / name,
-        root,
-        classifier.preprocessing,
-        classifier.class_names,
-        on_bad=config.data.on_bad,
-    )
+    dataset = _images(config, root, split, classifier.preprocessing)
     made = predict_logits(classifier.task, evaluation_loader(config, dataset), dataset.paths)
     probabilities = (made.logits.double() / (classifier.temperature or 1.0)).softmax(1)
     order = ranked(probabilities, made.labels, which, config.seed)
@@ -197,9 +189,25 @@ def ranked(probabilities: Tensor, labels: Tensor, which: str, seed: int = 0) -> 
 
 def _fold(config: Config) -> int:
     """The fold to look at; of all of them the first."""
-    if str(config.data.fold) == ALL_FOLDS:
-        config.data.fold = "0"
+    if config.data.fold == ALL_FOLDS:
+        config.data.fold = folds_of(config)[0]
     return fold_number(config)
+
+
+def _images(
+    config: Config, root: Path, split: str, preprocessing: Preprocessing
+) -> IndexedImageDataset:
+    """One split of the configuration's fold, not augmented.
+
+    Raises:
+        ConfigError: if it is empty.
+    """
+    name = "test.txt" if split == "test" else f"fold_{config.data.fold}_{split}.txt"
+    file = root / "splits" / name
+    if file.is_file() and not read_index(file):
+        raise ConfigError(f"{file} lists no images; see ml-split")
+    names = config.data.class_names
+    return IndexedImageDataset(file, root, preprocessing, names, on_bad=config.data.on_bad)
 
 
 def _add(sheet: Sheet, image: Tensor, lines: tuple[str, ...], colour: str = _PLAIN) -> None:
