@@ -1,9 +1,6 @@
 """From the keys of a classification's configuration to the values of the one Trainer."""
 
-from collections.abc import Sequence
-from pathlib import Path
 
-from common.config import RunContext
 from common.training import (
     Callback,
     ExperimentConfig,
@@ -11,11 +8,10 @@ from common.training import (
     ScheduleConfig,
     TrainerConfig,
 )
-from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau
+from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau, Unfreeze
 from common.training.privacy.budget import PrivacyConfig
 from common.utils.errors import ConfigError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.freezing import Unfreeze
 
 MONITORS = {"val_acc": ("validation/accuracy", "max"), "val_loss": ("validation/loss", "min")}
 _STRATEGIES = {"accelerate": "accelerate", "dp": "private"}
