@@ -91,8 +91,9 @@ def sample_sheet(
     training = PreprocessedImages(sources, plain, config.augmentation)
     for position in in_turn(labels, count, config.seed):
         name = names[labels[position]]
-        share = counts[labels[position]] / len(labels)
-        _add(sheet, shown[position], (name, f"{counts[labels[position]]:,} images, {share:.1%}"))
+        of_class = counts[labels[position]]
+        how_many = f"{of_class:,} image{'s' * (of_class != 1)}, {of_class / len(labels):.1%}"
+        _add(sheet, shown[position], (name, how_many))
         for epoch in range(VARIANTS) if augmented else ():
             with isolated_generators():
                 seed_generators(config.seed, epoch, position)  # as the training's loader
@@ -128,8 +129,10 @@ def prediction_sheet(
     config = classifier.config
     root = Path(data_dir or config.data.data_dir)
     dataset = _images(config, root, split, classifier.preprocessing)
-    made = predict_logits(classifier.task, evaluation_loader(config, dataset), dataset.paths)
-    probabilities = (made.logits.double() / (classifier.temperature or 1.0)).softmax(1)
+    made = predict_logits(
+        classifier.task, evaluation_loader(config, dataset), dataset.paths, classifier.precision
+    )
+    probabilities = (made.logits.double() / classifier.temperature).softmax(1)
     order = ranked(probabilities, made.labels, which, config.seed)
     right = probabilities.argmax(1) == made.labels
     accuracy = float(right.double().mean())
@@ -153,14 +156,14 @@ def prediction_sheet(
 
 
 def in_turn(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Positions of images, one of every class before a second of any; at random within a class."""
+    """Positions of images by class: one of every class before a second of any, at random."""
     generator = np.random.default_rng(seed)
-    queues = {
-        label: generator.permutation(np.flatnonzero(np.asarray(labels) == label)).tolist()
-        for label in sorted(set(labels))
-    }
-    rounds = max(map(len, queues.values()), default=0)
-    picked = [q[r] for r in range(rounds) for q in queues.values() if r < len(q)][:count]
+    queues = [
+        generator.permutation(np.flatnonzero(np.asarray(labels) == label)).tolist()
+        for label in generator.permutation(sorted(set(labels)))
+    ]
+    rounds = max(map(len, queues), default=0)
+    picked = [queue[r] for r in range(rounds) for queue in queues if r < len(queue)][:count]
     return sorted(picked, key=lambda position: labels[position])
 
 
