@@ -1,6 +1,5 @@
 """From the keys of a classification's configuration to the values of the one Trainer."""
 
-
 from common.training import (
     Callback,
     ExperimentConfig,

@@ -1,6 +1,5 @@
 """The task of a classification: the network, the loss and the rates its configuration names."""
 
-
 from torch import nn
 
 from common.data.info import DatasetInfo

@@ -14,7 +14,7 @@ from projects.image_classification.cli.train import main as train
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.config_files import load_config
 from projects.image_classification.core.splitting import SplitOptions, split_dataset
-from tests.projects.image_classification.photos import write_photos
+from tests.projects.image_classification.coloured import write_coloured
 
 CONFIG = "configs/pets_config.yaml"
 
@@ -45,7 +45,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -
 def test_before_the_split_classes_and_pixels_come_from_the_raw_folder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = write_photos(Path("data/pets"), {"dog": 4, "cat": 6})
+    data = write_coloured(Path("data/pets"), {"dog": 4, "cat": 6})
     main(["data/pets"])
     said = changed()
     pixels = np.stack([np.asarray(Image.open(f)) for f in data.glob("raw/*/*.png")]) / 255
@@ -67,7 +67,7 @@ def test_before_the_split_classes_and_pixels_come_from_the_raw_folder(
 def test_after_the_split_they_come_from_the_training_images_of_the_fold(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = write_photos(Path("data/pets"), {"dog": 20, "cat": 40}, None, "L")
+    data = write_coloured(Path("data/pets"), {"dog": 20, "cat": 40}, None, "L")
     split = split_dataset(data / "raw", SplitOptions(folds=3, near_duplicates=False))
     for fold in (0, 2):
         main(["data/pets", "--fold", str(fold), "--force"])
@@ -85,7 +85,7 @@ def test_after_the_split_they_come_from_the_training_images_of_the_fold(
 
 
 def test_both_orders_of_the_commands_agree_on_the_classes() -> None:
-    write_photos(Path("data/pets"), {"b": 9, "a": 9, "Z": 9, "é": 9})
+    write_coloured(Path("data/pets"), {"b": 9, "a": 9, "Z": 9, "é": 9})
     main(["data/pets"])
     before = changed()["data.class_names"]
     split_dataset(Path("data/pets/raw"), SplitOptions(folds=2, near_duplicates=False))
@@ -98,14 +98,14 @@ NAMES += ["{a}", "[x", "*a", "&a", "!t", "%", "@", "true", "0x10", "ünïcödé"
 
 
 def test_class_names_of_every_kind_are_read_back_as_they_are() -> None:
-    write_photos(Path("data/pets"), dict.fromkeys(NAMES, 1))
+    write_coloured(Path("data/pets"), dict.fromkeys(NAMES, 1))
     main(["data/pets"])
     assert changed()["data.class_names"] == sorted(NAMES)
 
 
 def test_two_hundred_classes_fit() -> None:
     names = [f"{number:03} 種" for number in range(200)]
-    write_photos(Path("data/pets"), dict.fromkeys(names, 3), (4, 4))
+    write_coloured(Path("data/pets"), dict.fromkeys(names, 3), (4, 4))
     split_dataset(Path("data/pets/raw"), SplitOptions(folds=3, test_share=0, near_duplicates=False))
     main(["data/pets"])
     said = changed()
@@ -115,7 +115,7 @@ def test_two_hundred_classes_fit() -> None:
 
 
 def test_a_search_space_names_keys_of_the_schema_within_their_limits() -> None:
-    write_photos(Path("data/pets"), {"dog": 100, "cat": 200}, (4, 4))
+    write_coloured(Path("data/pets"), {"dog": 100, "cat": 200}, (4, 4))
     main(["data/pets", "--optuna"])
     config, _ = load_config(CONFIG)
     assert config.search.sampler.type == "TPESampler"
@@ -128,7 +128,7 @@ def test_a_search_space_names_keys_of_the_schema_within_their_limits() -> None:
 
 
 def test_a_file_is_only_replaced_with_force(capsys: pytest.CaptureFixture[str]) -> None:
-    write_photos(Path("data/pets"), {"dog": 2, "cat": 2})
+    write_coloured(Path("data/pets"), {"dog": 2, "cat": 2})
     Path("configs").mkdir()
     Path("elsewhere").write_text("mine")
     Path(CONFIG).symlink_to("../elsewhere")
@@ -140,7 +140,7 @@ def test_a_file_is_only_replaced_with_force(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_images_that_cannot_be_read_are_counted_and_left_out(logged: list[str]) -> None:
-    data = write_photos(Path("data/pets"), {"dog": 3, "cat": 3})
+    data = write_coloured(Path("data/pets"), {"dog": 3, "cat": 3})
     whole = (data / "raw" / "dog" / "0.png").read_bytes()
     (data / "raw" / "dog" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (data / "raw" / "cat" / "empty.jpg").touch()
@@ -174,9 +174,9 @@ def test_images_that_cannot_be_read_are_counted_and_left_out(logged: list[str]) 
 def test_a_mistake_is_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], words: list[str], problem: str
 ) -> None:
-    write_photos(Path("good"), {"dog": 2, "cat": 2})
-    write_photos(Path("single"), {"cat": 2})
-    write_photos(Path("reference"), {"cat": 2, "${seed}": 2})
+    write_coloured(Path("good"), {"dog": 2, "cat": 2})
+    write_coloured(Path("single"), {"cat": 2})
+    write_coloured(Path("reference"), {"cat": 2, "${seed}": 2})
     Path("blank/raw/cat").mkdir(parents=True)
     for name in ("a", "b"):
         Path(f"broken/raw/{name}").mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    write_photos(Path("data/pets"), {"dog": 2, "cat": 2})
+    write_coloured(Path("data/pets"), {"dog": 2, "cat": 2})
     Path("configs").mkdir(0o500)
     assert "cannot write configs" in fails(["data/pets"], capsys, code=1)
 
