@@ -49,7 +49,9 @@ def test_before_the_split_classes_and_pixels_come_from_the_raw_folder(
     main(["data/pets"])
     said = changed()
     pixels = np.stack([np.asarray(Image.open(f)) for f in data.glob("raw/*/*.png")]) / 255
-    assert said.pop("preprocessing.mean") == pytest.approx(pixels.mean((0, 1, 2)).tolist(), abs=1e-5)
+    assert said.pop("preprocessing.mean") == pytest.approx(
+        pixels.mean((0, 1, 2)).tolist(), abs=1e-5
+    )
     assert said.pop("preprocessing.std") == pytest.approx(pixels.std((0, 1, 2)).tolist(), abs=1e-5)
     assert said == {
         "data.data_dir": "data/pets",
@@ -94,7 +96,22 @@ def test_both_orders_of_the_commands_agree_on_the_classes() -> None:
 
 
 NAMES = ["a: b", "it's", 'say "x"', "日本語", "yes", "1e3", "null", "~", "- a", "#x", "a #b", "0"]
-NAMES += ["{a}", "[x", "*a", "&a", "!t", "%", "@", "true", "0x10", "ünïcödé", "$x", "a\\b", "=", "NaN"]
+NAMES += [
+    "{a}",
+    "[x",
+    "*a",
+    "&a",
+    "!t",
+    "%",
+    "@",
+    "true",
+    "0x10",
+    "ünïcödé",
+    "$x",
+    "a\\b",
+    "=",
+    "NaN",
+]
 
 
 def test_class_names_of_every_kind_are_read_back_as_they_are() -> None:
