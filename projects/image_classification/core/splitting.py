@@ -212,8 +212,8 @@ def _check_parts(
     warnings = []
     if kept is not None and (left_out := int((parts == LEFT_OUT).sum())):
         warnings.append(
-            f"{left_out:,} images are in no fold: they belong together with images of the data "
-            "set's own test set"
+            f"{left_out:,} images are in no fold: they are copies of images of the data set's "
+            "own test set, or of their groups; --no-near-duplicates keeps those that only look alike"
         )
     counts = Counter(zip(parts.tolist(), labels.tolist(), strict=True))
     for label, name in enumerate(class_names):

@@ -108,7 +108,7 @@ def train_fold(
         updates = -(-data.train.num_batches(0) // config.training.gradient_accumulation_steps)
         if checkpoint is not None:
             run.resume_from = checkpoint
-        task = ImageClassifier(config)
+        task = ImageClassifier(config, has_weights=run.resume_from is not None)
         experiment = experiment_config(config, updates)
         attached = [*callbacks_of(config), *callbacks]
         trainer = fit(task, data, experiment, context, run, callbacks=attached, units="images")
