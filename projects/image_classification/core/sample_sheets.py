@@ -17,6 +17,7 @@ from common.config import RunContext
 from common.data.preprocessing import Preprocessing
 from common.data.randomness import isolated_generators, seed_generators
 from common.utils.errors import ConfigError
+from common.visualization.image_sheet import mistake_captions, percent
 from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.datasets import (
     IndexedImageDataset,
@@ -136,20 +137,27 @@ def prediction_sheet(
     order = ranked(probabilities, made.labels, which, config.seed)
     right = probabilities.argmax(1) == made.labels
     accuracy = float(right.double().mean())
+    shown = min(count, len(order))
+    phrases = {
+        "mistakes": f"{shown:,} of {len(order):,} mistakes",
+        "random": f"{shown:,} at random",
+    }
     title = (
-        f"{which} of {checkpoint}: {min(count, len(order)):,} of {len(order):,} among "
-        f"{len(right):,} {split} images, accuracy {accuracy:.1%}"
+        f"{dataset_name(config)}, {split} of fold {config.data.fold}: "
+        f"{phrases.get(which, f'the {shown:,} most {which}')}; accuracy {accuracy:.1%} of "
+        f"{len(right):,} images"
     )
     sheet = Sheet(title, 5, counts={"right": int(right.sum()), "wrong": int((~right).sum())})
     for position in order[:count]:
         row, label = probabilities[position], int(made.labels[position])
         guess = int(row.argmax())
-        lines: tuple[str, ...] = (f"{classifier.class_names[guess]}, {row[guess]:.1%}",)
+        confidence, names = float(row[guess]), classifier.class_names
         if guess != label:
-            lines += (f"is {classifier.class_names[label]}, {row[label]:.1%}",)
+            lines = mistake_captions(names[label], names[guess], confidence, float(row[label]))
         else:
             second = int(row.topk(2).indices[1])
-            lines += (f"then {classifier.class_names[second]}, {row[second]:.1%}",)
+            odds = f"p {percent(confidence)}, next {percent(float(row[second]))}"
+            lines = (f"is {names[label]}", f"next {names[second]}", odds)
         image = dataset[position]["image"]
         _add(sheet, image, lines, _RIGHT if guess == label else _WRONG)
     return sheet

@@ -137,7 +137,7 @@ def test_a_network_is_shown_with_its_mistakes_and_successes(
     total = len(sheets["random"].images)
     assert 1 - wrong / total == pytest.approx(metrics["test/accuracy"])
     assert len(sheets["mistakes"].images) == wrong
-    assert all(caption[1].startswith("is ") for caption in sheets["mistakes"].captions)
+    assert all(caption[1].startswith("taken for ") for caption in sheets["mistakes"].captions)
     reds = sum(colour == "#D55E00" for colour in sheets["confident"].colours)
     assert reds == wrong
     out = tmp_path / "sheet.png"
