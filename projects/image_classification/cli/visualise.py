@@ -64,7 +64,7 @@ def parser() -> Parser:
     parser.option("storage", "search: its storage (default: sqlite:///optuna_studies.db)")
     parser.option("plot_type", "search: one picture (default: all)", choices=PLOTS)
     parser.option("params", "search: hyper-parameters to show, e.g. lr batch_size", nargs="+")
-    parser.option("output", "picture of samples or predictions; folder of a search's pictures")
+    parser.option("output", "picture of samples or predictions; folder of a search's pages")
     return parser
 
 
@@ -189,10 +189,8 @@ def _search(arguments: argparse.Namespace) -> None:
     name = _needed(arguments.study_name, "--study-name NAME")
     from projects.image_classification.core.search_plots import plot_study
 
-    storage = arguments.storage or "sqlite:///optuna_studies.db"
-    out = None if arguments.output is None else Path(arguments.output)
     paths = plot_study(
-        name, storage, plot_type=arguments.plot_type, params=arguments.params, out=out
+        name, arguments.storage, arguments.plot_type, arguments.params, arguments.output
     )
     sys.stdout.writelines(f"wrote {path}\n" for path in paths)
 
