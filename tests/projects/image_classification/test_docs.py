@@ -33,12 +33,15 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.name)
-def test_every_flag_on_a_page_exists(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_on_a_page_exists(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = page.read_text(encoding="utf-8").replace("\\\n", "")
     for line in re.findall(r"(?:^|`|\$ )(ml-[\w-]+ [^`\n]*)", text, re.MULTILINE):
         command = line.split()[0].removeprefix("ml-").replace("-", "_")
+        monkeypatch.setattr(sys, "argv", [command, "--help"])
         with pytest.raises(SystemExit):
-            import_module(f"projects.image_classification.cli.{command}").main(["--help"])
+            import_module(f"projects.image_classification.cli.{command}").main()
         known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         for flag in re.findall(r"(?<!\S)(--[\w-]+)", line.partition("#")[0]):
             assert flag in known, line
