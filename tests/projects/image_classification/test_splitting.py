@@ -287,6 +287,27 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(pets: Path):
         split_dataset(pets, SplitOptions(on_bad="fail"))  # or it would name the bad image
 
 
+def test_nothing_is_written_through_a_link(pets: Path, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (pets.parent / "splits").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="is a link"):
+        split_dataset(pets, SplitOptions())
+    (pets.parent / "splits").unlink()
+    (pets.parent / "splits").mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+    (pets.parent / "splits" / "test.txt").symlink_to(elsewhere / "mine.txt")
+    split_dataset(pets, SplitOptions())
+    assert (elsewhere / "mine.txt").read_text() == "mine"
+
+
+def test_a_large_set_of_look_alikes_is_warned_of(pets: Path):
+    for number in range(25):
+        photo(0, 60 + number, 45).save(pets / "dog" / f"again {number}.png")
+    (warning,) = split_dataset(pets, SplitOptions(folds=3)).report["warnings"]
+    assert warning.startswith("26 images look alike and stay together, one of them raw/cat/0000")
+
+
 def test_a_changed_or_unfinished_split_is_not_read(pets: Path):
     with pytest.raises(DataError, match="split the data set first"):
         read_split(pets.parent)
