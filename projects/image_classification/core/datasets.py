@@ -64,7 +64,7 @@ class PreprocessedImages(DecodedImages):
         self.preprocessing, self.cache = preprocessing, cache
         self._crop = augmentation if augmentation and augmentation.random_crop else None
         self._augment: Callable[[Tensor], Tensor] | None = (
-            build_augmentation(augmentation) if augmentation else None
+            build_augmentation(augmentation, preprocessing.channels) if augmentation else None
         )
 
     def __getitem__(self, index: int) -> Tensor:
