@@ -26,7 +26,9 @@ def current_page() -> str:
     """
     text = PAGE.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ConfigError(f"{PAGE} has no place for the keys: one {BEGIN.strip()} and {END.strip()}")
+        raise ConfigError(
+            f"{PAGE} has no place for the keys: one {BEGIN.strip()} and {END.strip()}"
+        )
     tables = key_tables(Config).replace("\n## ", "\n### ")
     return text[: text.index(BEGIN)] + f"{BEGIN}\n{tables}\n" + text[text.index(END) :]
 
