@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.utils.errors import ConfigError, exit_on_error
+from common.utils.errors import ConfigError, DataError, exit_on_error
 from projects.image_classification.cli.arguments import Parser, show
 
 EXAMPLES = (
@@ -109,7 +109,15 @@ def _write_demo(data_dir: Path) -> None:
     from projects.image_classification.core.demo import write_demo
     from projects.image_classification.core.splitting import SplitOptions, split_dataset
 
-    raw = write_demo(data_dir)
+    try:
+        raw = write_demo(data_dir)
+    except DataError:
+        if not (data_dir / "raw").exists():
+            raise
+        raise DataError(
+            f"{data_dir}/raw holds something else than the demonstration; name a folder that does "
+            "not exist, e.g. --demo data/digits"
+        ) from None
     split_dataset(raw, SplitOptions(folds=_FOLDS))
 
 

@@ -164,6 +164,30 @@ def test_a_data_set_that_moved_is_found_where_it_is_said_to_be(
         assert (tmp_path / "sheet.png").is_file()
 
 
+def test_a_search_is_drawn_as_pages_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(study_name="pets", storage="sqlite:///optuna_studies.db")
+    for lr in (1e-3, 1e-2, 1e-1):
+        trial = optuna.trial.create_trial(
+            params={"optimizer.lr": lr},
+            distributions={"optimizer.lr": optuna.distributions.FloatDistribution(1e-4, 1.0)},
+            value=lr,
+        )
+        study.add_trial(trial)
+    words = ["--mode", "search", "--study-name", "pets", "--output", "pages"]
+    main([*words, "--plot-type", "slice", "--params", "lr"])
+    assert "slice.html" in capsys.readouterr().out
+    assert b"cdn.plot.ly" not in (tmp_path / "pages" / "slice.html").read_bytes()[:10_000]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--params", "lrr"])
+    assert ended.value.code == 2
+    assert "did you mean 'lr'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
