@@ -71,12 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             output.parent.mkdir(exist_ok=True)
         atomic_write_text(output, made.text)
         recipe = made.config.preprocessing
-        counts = made.counts.values()
         show(
             {
                 "wrote": output,
                 "from": made.seen,
-                "classes": f"{len(counts)}, with {min(counts):,} to {max(counts):,} images",
+                "classes": f"{len(made.counts)}, {_range(made.counts)}",
                 "input": f"{recipe.mode} {' x '.join(map(str, recipe.image_size or ()))}",
             }
         )
@@ -119,6 +118,11 @@ def _write_demo(data_dir: Path) -> None:
             "not exist, e.g. --demo data/digits"
         ) from None
     split_dataset(raw, SplitOptions(folds=_FOLDS))
+
+
+def _range(counts: dict[str, int]) -> str:
+    least, most = min(counts.values()), max(counts.values())
+    return f"{most:,} images each" if least == most else f"with {least:,} to {most:,} images"
 
 
 def _show_next(data_dir: Path, output: Path, is_split: bool, searches: bool) -> None:

@@ -83,7 +83,7 @@ def sample_sheet(
     labels = [int(dataset.labels[i]) for i in dataset.indices]
     names = dataset.class_names
     counts = Counter(labels)
-    what = f"{dataset_name(config)}, {split} of fold {fold}"
+    what = f"{dataset_name(config)}, {split if split == 'test' else f'{split} of fold {fold}'}"
     title = f"{what}: {len(labels):,} images of {len(counts)} classes"
     sheet = Sheet(title, 1 + VARIANTS if augmented else 5)
     sheet.counts = {name: counts[index] for index, name in enumerate(names)}
@@ -143,7 +143,7 @@ def prediction_sheet(
         "random": f"{shown:,} at random",
     }
     title = (
-        f"{dataset_name(config)}, {split} of fold {config.data.fold}: "
+        f"{dataset_name(config)}, network of fold {config.data.fold}, {split}: "
         f"{phrases.get(which, f'the {shown:,} most {which}')}; accuracy {accuracy:.1%} of "
         f"{len(right):,} images"
     )
