@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from common.data.embedded import load_embedded
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
+    from common.data.image_batches import collate_images
+    from common.data.image_cache import ImageCache
     from common.data.image_dataset import DecodedImages, ImageDataset, scan_images
     from common.data.images import decode_image
     from common.data.info import DatasetInfo, DataSplits
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
         padding_share,
     )
     from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
+    from common.data.preprocessing import Preprocessing, random_resized_crop
+    from common.data.preprocessing_config import PreprocessingConfig
     from common.data.splits import find_duplicates, load_splits
     from common.data.tokenization import Tokenizer, train_bpe, train_chars
 
@@ -46,6 +50,8 @@ _HOMES = {
     "download_model": "hf_utils",
     "fetch_dataset": "hf_utils",
     "link_dataset": "hf_utils",
+    "collate_images": "image_batches",
+    "ImageCache": "image_cache",
     "DecodedImages": "image_dataset",
     "ImageDataset": "image_dataset",
     "scan_images": "image_dataset",
@@ -68,6 +74,9 @@ _HOMES = {
     "load_pairs": "pairs",
     "pad_batch": "pairs",
     "read_pairs": "pairs",
+    "Preprocessing": "preprocessing",
+    "random_resized_crop": "preprocessing",
+    "PreprocessingConfig": "preprocessing_config",
     "find_duplicates": "splits",
     "load_splits": "splits",
     "Tokenizer": "tokenization",
@@ -84,17 +93,21 @@ __all__ = [
     "DatasetInfo",
     "DecodedImages",
     "EpochLoader",
+    "ImageCache",
     "ImageDataset",
     "LabelledImagesConfig",
     "Order",
     "PairLoader",
     "PoissonBatches",
+    "Preprocessing",
+    "PreprocessingConfig",
     "SampleLoader",
     "ShuffledBatches",
     "TensorLoader",
     "Tokenizer",
     "as_epoch_loader",
     "check_labels",
+    "collate_images",
     "crop_flip",
     "decode_image",
     "download_dataset",
@@ -115,6 +128,7 @@ __all__ = [
     "load_splits",
     "pad_batch",
     "padding_share",
+    "random_resized_crop",
     "read_pairs",
     "scan_images",
     "train_bpe",

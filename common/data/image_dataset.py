@@ -7,7 +7,6 @@ the result, so that a resumed run has the same positions without another look.
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.images import MAX_PIXELS, decode_image, name_of, read_bytes
+from common.data.images import MAX_PIXELS, decode_image, identity_of, name_of
 from common.data.labels import check_labels
 from common.data.loaders import read_with_workers
 from common.utils.errors import ConfigError, DataError
@@ -191,20 +190,12 @@ def _identity(images: DecodedImages) -> str:
     digest = sha256(f"{images.mode} {images.max_pixels}".encode())
     for index in range(len(images)):
         source = images.sources[index]
-        if isinstance(source, str | Path):
-            try:
-                status = Path(source).stat()
-                part = f"{source}\0{status.st_size}\0{status.st_mtime_ns}"
-            except (OSError, ValueError):
-                part = f"{source}\0missing"
-        else:
-            content = read_bytes(source)
-            if content is None:
-                raise ConfigError(
-                    f"image {index}, {name_of(source)}, is decoded already, and a manifest cannot "
-                    "tell whether it changed; give bytes or paths, or no manifest"
-                )
-            part = f"{len(content)}\0{zlib.crc32(content)}"
+        part = identity_of(source)
+        if part is None:
+            raise ConfigError(
+                f"image {index}, {name_of(source)}, is decoded already, and a manifest cannot "
+                "tell whether it changed; give bytes or paths, or no manifest"
+            )
         digest.update(f"{part}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

@@ -18,6 +18,7 @@ from common.models.dropout import Dropout
 from common.models.gpt import GPT
 from common.models.incremental import DecoderState
 from common.models.kv_cache import KVCache
+from common.models.normalize import Normalize
 from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from common.models.resnet import ResNet
 from common.models.sampling import (
@@ -40,6 +41,7 @@ __all__ = [
     "KeyValue",
     "LearnedPositions",
     "MultiHeadAttention",
+    "Normalize",
     "ResNet",
     "SearchState",
     "SequenceModel",

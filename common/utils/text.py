@@ -1,5 +1,6 @@
 """Small text functions for messages."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -22,3 +23,19 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
         return f"did you mean '{match}'?"
     shown = ", ".join(options[:8]) + (", ..." if len(options) > 8 else "")
     return f"valid: {shown}" if options else "nothing is valid here"
+
+
+def printable(text: str) -> str:
+    r"""A name on one line: what breaks, hides or reorders a line is written as an escape.
+
+    Line ends, control and format characters, and bytes that are no UTF-8 (surrogates) become
+    ``\n``, ``\x1b``, ``\u202e`` and the like; letters of all scripts stay.
+
+    Args:
+        text: A file or class name as the system gives it.
+    """
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in hidden else c
+        for c in text
+    )

@@ -1,21 +1,17 @@
 """Attention weights as heat maps, one panel per head."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.utils.errors import DataError
+from common.visualization.labels import add_title
 from common.visualization.style import house_style, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
-
-
-_TITLE_LINES = 3
-_LINE_INCHES = 0.2
 
 
 def plot_attention(
@@ -62,21 +58,9 @@ def plot_attention(
         for axis in axes.flat:
             axis.tick_params(length=0, labelsize=8)
         if title:
-            _add_title(figure, title)
+            add_title(figure, title)
         save_figure(figure, out)
     return figure
-
-
-def _add_title(figure: "Figure", title: str) -> None:
-    """Write a title in as many lines as the figure's width needs, and make room for them."""
-    text = figure.suptitle(_escaped(title))
-    columns = len(title)
-    while columns > 1 and text.get_window_extent().width > figure.bbox.width:
-        columns = columns * 9 // 10
-        lines = textwrap.wrap(title, columns, max_lines=_TITLE_LINES, placeholder="…")
-        text.set_text(_escaped("\n".join(lines)))
-    more_lines = text.get_text().count("\n")
-    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * more_lines)
 
 
 def _label(token: str) -> str:

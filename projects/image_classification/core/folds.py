@@ -89,7 +89,7 @@ def _run(home: Path, record: dict[str, Any], numbers: Sequence[int]) -> None:
     for number in numbers:
         logger.info(f"fold {number} of {', '.join(map(str, numbers))}")
         outcomes[number] = _fold(home, record, number)
-    report_folds(home, outcomes)
+    report_folds(home, run_config(outcomes[numbers[0]].directory)[0], outcomes)
 
 
 def _fold(home: Path, record: dict[str, Any], number: int) -> FoldOutcome:

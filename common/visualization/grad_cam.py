@@ -1,0 +1,62 @@
+"""Heat maps laid over the images they belong to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.utils.errors import DataError
+from common.visualization.image_sheet import plot_image_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+_OPACITY = 0.55
+
+
+def plot_grad_cam(
+    images: "Tensor",
+    maps: "Tensor",
+    captions: Sequence[Sequence[str]],
+    out: Path | str | None = None,
+    title: str | None = None,
+    *,
+    columns: int = 6,
+) -> "Figure":
+    """Draw each image, and beside it the image under its heat map.
+
+    Args:
+        images: uint8 ``(N, C, H, W)`` with C 1 or 3, before normalisation.
+        maps: ``(N, H, W)`` from 0 to 1, as ``common.models.grad_cam`` gives them.
+        captions: Lines under each image.
+        out: Where to write the picture.
+        title: Above all.
+        columns: Pictures in a row, two for each image.
+
+    Raises:
+        DataError: if images, maps and captions do not agree.
+        InputError: if no picture can be written there.
+    """
+    if images.ndim != 4 or tuple(maps.shape) != (len(images), *images.shape[-2:]):
+        raise DataError(
+            f"maps have shape {tuple(maps.shape)} for images {tuple(images.shape)}; expected "
+            "(N, H, W) and (N, C, H, W)"
+        )
+    if len(captions) != len(images):
+        raise DataError(f"there are {len(captions)} captions for {len(images)} images")
+    from matplotlib import colormaps
+
+    pixels = images.detach().cpu().numpy()
+    heat = maps.detach().cpu().float().numpy().clip(0.0, 1.0)
+    shown, texts = [], []
+    for image, values, caption in zip(pixels, heat, captions, strict=True):
+        colours = np.moveaxis(colormaps["inferno"](values)[..., :3], -1, 0) * 255.0
+        # Where there is no evidence the image stays visible.
+        opacity = _OPACITY * np.sqrt(values)
+        blended = (1 - opacity) * np.broadcast_to(image, colours.shape) + opacity * colours
+        shown += [image, blended.round().astype(np.uint8)]
+        texts += [tuple(caption), ("Grad-CAM",)]
+    columns = max(2, columns - columns % 2)
+    return plot_image_sheet(shown, texts, out, title, columns=columns)

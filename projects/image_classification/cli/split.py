@@ -1,0 +1,134 @@
+"""ml-split: from a folder of photos to lists for one test set and K folds.
+
+  ml-split --raw_data data/pets/raw --folds 5
+  ml-split --raw_data data/scans/raw --folds 5 --group-by "patient_(\\d+)"
+  ml-split --raw_data data/scans/raw --folds 5 --group-by patients.csv     # columns path,group
+  ml-split --raw_data data/pets/raw --folds 1 --val-share 0.2 --test-share 0.15 --seed 7
+  ml-split --dataset zalando-datasets/fashion_mnist --folds 3              # data/fashion_mnist
+  ml-split --dataset embedded/digits --folds 3 --no-keep-test
+
+The raw folder has a folder of images for each class, and is never changed. Written beside it:
+splits/test.txt, fold_K_train.txt, fold_K_val.txt, classes.json, split.json, and
+report.txt, report.json, report.png: look at the report before you train.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common.utils.errors import InputError, exit_on_error
+
+
+def main() -> None:
+    """Parse the command line and split."""
+    arguments = _parser().parse_args()
+    with exit_on_error():
+        _split(arguments)
+
+
+def _split(arguments: argparse.Namespace) -> None:
+    raw = arguments.raw_data
+    if raw is None and arguments.dataset is None:
+        raise InputError(
+            "give --raw_data data/NAME/raw, a folder with a folder of images for each class, or "
+            "--dataset NAME for a data set of the store"
+        )
+    # PyTorch is imported by these, so that --help need not wait for it.
+    from common.utils.logging import setup_logger
+    from projects.image_classification.core.data_report import report_text
+    from projects.image_classification.core.splitting import SplitOptions, split_dataset
+
+    setup_logger()
+    options = SplitOptions(
+        folds=arguments.folds,
+        test_share=arguments.test_share,
+        val_share=arguments.val_share,
+        seed=arguments.seed,
+        group_by=arguments.group_by,
+        near_duplicates=arguments.near_duplicates,
+        hash_distance=arguments.hash_distance,
+        on_bad=arguments.on_bad,
+        keep_test=arguments.keep_test,
+        workers=arguments.workers,
+    )
+    options.check()
+    if arguments.dataset is not None:
+        from projects.image_classification.core.stored_folder import default_folder, unpack_dataset
+
+        folder = default_folder(arguments.dataset) if raw is None else raw.parent
+        if raw is not None and raw.name != "raw":
+            raise InputError(
+                f"--raw_data is {raw}, expected a folder named raw, such as data/NAME/raw, to "
+                "unpack a data set in"
+            )
+        raw = unpack_dataset(arguments.dataset, folder, arguments.config)
+    split = split_dataset(raw, options, progress=True)
+    sys.stdout.write(f"{report_text(split.report, short=True)}\n\n")
+    sys.stdout.write(f"written: {split.folder / 'splits'}; look at report.png\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ml-split", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        *("--raw_data", "--raw-data"),
+        type=Path,
+        metavar="FOLDER",
+        help="folder with a folder of images for each class, such as data/NAME/raw",
+    )
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="a data set of the store, or embedded/digits: unpacked to image files once",
+    )
+    add("--config", metavar="NAME", help="configuration of the data set of the store")
+    add("--folds", type=int, default=5, metavar="K", help="1 is one pair of train and val (5)")
+    add("--test-share", type=float, default=0.1, metavar="SHARE", help="of all images (0.1)")
+    add(
+        "--val-share",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of what is no test, with --folds 1 (0.2)",
+    )
+    add("--seed", type=int, default=0, help="another seed is another split (0)")
+    add(
+        "--group-by",
+        metavar="REGEX|CSV",
+        help="what stays on one side: a regular expression whose first group, found in the path "
+        "below the raw folder, names the group; or a CSV file with the columns path,group",
+    )
+    add(
+        "--near-duplicates",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep images that look alike on one side; equal files always are (yes)",
+    )
+    add(
+        "--hash-distance",
+        type=int,
+        default=6,
+        metavar="BITS",
+        help="of 63, in which two that look alike may differ, 0 to 16 (6)",
+    )
+    add(
+        "--on-bad",
+        choices=("skip", "fail"),
+        default="skip",
+        help="leave images that do not decode out and list them, or stop (skip)",
+    )
+    add(
+        "--keep-test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="own_test.txt beside the raw folder, as --dataset writes it, is the test set (yes)",
+    )
+    add("--workers", type=int, default=0, metavar="N", help="processes that decode (0: this one)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

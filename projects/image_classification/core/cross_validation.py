@@ -1,0 +1,84 @@
+"""What the folds of a data set say together: out-of-fold predictions, spread, an ensemble's score."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.metrics.classification import ClassificationReport, classification_metrics
+from common.metrics.cross_validation import CrossValidationReport, pooled_metrics
+from common.metrics.predictions import ensemble_logits, write_predictions
+from common.utils.errors import DataError
+from common.utils.files import atomic_write_text
+from projects.image_classification.core.config import Config
+from projects.image_classification.core.predictions import Predictions
+
+if TYPE_CHECKING:
+    from projects.image_classification.core.training import FoldOutcome
+
+
+def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome]") -> None:
+    """Write ``out_of_fold.csv``, ``ensemble_test.csv``, ``report.txt`` and ``summary.json``; show them.
+
+    Args:
+        home: The record of all folds.
+        config: Of any of the folds, for class names and top-k.
+        outcomes: By fold.
+    """
+    names, top_k = list(config.data.class_names or ()), config.evaluation.top_k
+    summary: dict[str, Any] = {
+        "folds": {str(number): outcome.directory.name for number, outcome in outcomes.items()}
+    }
+    texts: list[str] = []
+    held_out = [o.predictions["val"] for o in outcomes.values() if "val" in o.predictions]
+    if held_out:
+        pooled = pool(held_out, names, top_k)
+        probabilities = pooled.logits.softmax(1)
+        write_predictions(home / "out_of_fold.csv", pooled.ids, pooled.labels, probabilities, names)
+        summary["out_of_fold"] = pooled.to_dict()
+        texts.append("Out-of-fold predictions\n\n" + pooled.to_text())
+    tested = [o.predictions["test"] for o in outcomes.values() if "test" in o.predictions]
+    if tested:
+        ids, report = ensemble(home, tested, names, top_k)
+        single = [classification_metrics(t.logits, t.labels, names, top_k) for t in tested]
+        accuracies = [found.accuracy for found in single]
+        summary["test"] = {
+            "images": len(ids),
+            "accuracy_of_folds": accuracies,
+            "mean_accuracy_of_folds": sum(accuracies) / len(accuracies),
+            "ensemble": report.to_dict(),
+        }
+        texts.append(
+            f"Ensemble of {len(tested)} folds on the test images (mean of softmax); the folds alone: "
+            f"{' '.join(f'{value:.4f}' for value in accuracies)}\n\n" + report.to_text()
+        )
+    text = "\n\n".join(texts)
+    atomic_write_text(home / "report.txt", text + "\n")
+    atomic_write_text(
+        home / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    )
+    sys.stdout.write(f"{text}\nrecord: {home}\n")
+
+
+def pool(held_out: list[Predictions], names: list[str], top_k: int) -> CrossValidationReport:
+    """The folds' validation predictions as one."""
+    return pooled_metrics([(p.ids, p.logits, p.labels) for p in held_out], names, top_k)
+
+
+def ensemble(
+    home: Path, tested: list[Predictions], names: list[str], top_k: int
+) -> tuple[list[str], ClassificationReport]:
+    """The score of the folds' mean probabilities on the shared test images.
+
+    Raises:
+        DataError: if the folds were tested on different images.
+    """
+    first = tested[0]
+    if any(other.ids != first.ids for other in tested):
+        raise DataError(
+            "the folds were tested on different images; was splits/test.txt made anew between them?"
+        )
+    logits = ensemble_logits([p.logits for p in tested])
+    write_predictions(home / "ensemble_test.csv", first.ids, first.labels, logits.softmax(1), names)
+    return first.ids, classification_metrics(logits, first.labels, names, top_k)
