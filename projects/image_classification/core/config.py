@@ -9,7 +9,8 @@ from typing import Any
 
 from common.config import nested, option
 from common.data.augmentation_config import AugmentationConfig
-from common.data.preprocessing import PreprocessingConfig
+from common.data.preprocessing_config import PreprocessingConfig
+from common.losses.config import LossConfig
 from common.utils.errors import ConfigError
 from projects.image_classification.core.model_config import ModelConfig
 
@@ -23,7 +24,7 @@ class DataConfig:
 
     dataset_name: str = option("part of the run directory's name; null: data_dir's", None)
     data_dir: str = option("folder that holds raw/ and splits/", "data/digits")
-    fold: str = option("fold to train, 0, 1, ...; or all of them, one after the other", "0")
+    fold: int | str = option("fold to train, 0, 1, ...; or all: one after the other", 0)
     class_names: list[str] | None = option(
         "the classes in the order of the network's outputs; null: splits/classes.json", None
     )
@@ -108,8 +109,6 @@ class TrainingConfig:
                 "training.dp takes exactly one of noise_multiplier (epsilon is what it comes to) and "
                 f"target_epsilon (the noise is computed); {given} set"
             )
-        if self.ema_decay:
-            raise ConfigError("training.ema_decay and trainer_type dp do not mix; set it to 0")
 
 
 @dataclass
@@ -141,20 +140,6 @@ class SchedulerConfig:
     gamma: float = option("step, multistep, exponential, plateau: the factor", 0.1, gt=0, le=1)
     patience: int = option("plateau: epochs without a better monitor before a decay", 5, ge=0)
     decay_fraction: float = option("wsd: the share of the run that decays", 0.2, gt=0, le=1)
-
-
-@dataclass
-class LossConfig:
-    """What is minimised."""
-
-    name: str = option("cross_entropy or focal", "cross_entropy", choices=("cross_entropy", "focal"))
-    label_smoothing: float = option("share spread over all classes", 0.0, ge=0, lt=1)
-    gamma: float = option("focal: how much easy images count less", 2.0, ge=0)
-    class_weights: str = option(
-        "none; or from data.class_counts: balanced, inverse_sqrt, effective",
-        "none",
-        choices=("none", "balanced", "inverse_sqrt", "effective"),
-    )
 
 
 @dataclass
@@ -192,7 +177,7 @@ class SearchConfig:
         "null: as metric asks", None, choices=("maximize", "minimize")
     )
     metric: str = option("what a trial is judged by", "val_acc", choices=METRICS)
-    folds: str = option("fold of a trial; or all: their mean", "0")
+    fold: int | str = option("what a trial trains: a fold, or all: the mean over folds", 0)
     sampler: SearchTypeConfig = nested(SearchTypeConfig)
     pruner: SearchTypeConfig = nested(SearchTypeConfig)
     search_space: dict[str, Any] = option(
@@ -216,3 +201,29 @@ class Config:
     scheduler: SchedulerConfig = nested(SchedulerConfig)
     evaluation: EvaluationConfig = nested(EvaluationConfig)
     search: SearchConfig = nested(SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.training.trainer_type == "dp":
+            self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        """Refuse what looks at private images outside of the noisy gradients, or mixes them."""
+        reasons = {
+            "augmentation.mixup_alpha": "an example's gradient would hold two images",
+            "augmentation.cutmix_alpha": "an example's gradient would hold two images",
+            "training.ema_decay": "the average of batch statistics has no guarantee",
+        }
+        for key, reason in reasons.items():
+            section, name = key.split(".")
+            if value := getattr(getattr(self, section), name):
+                raise ConfigError(f"{key} is {value:g}, but with trainer_type dp {reason}; set it to 0")
+        if isinstance(self.loss.class_weights, str) and self.loss.class_weights != "none":
+            raise ConfigError(
+                f"loss.class_weights is {self.loss.class_weights}, which counts the private images; "
+                "with trainer_type dp give a list of numbers from elsewhere, or none"
+            )
+        if self.data.sampling != "shuffle":
+            raise ConfigError(
+                f"data.sampling is {self.data.sampling}, but trainer_type dp draws batches itself "
+                "(every image with the same probability); set it to shuffle"
+            )

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from common.data.augmentation_config import AugmentationConfig
 from common.data.image_augmentation import build_augmentation
+from common.data.image_batches import collate_images
 from common.data.image_cache import ImageCache
 from common.data.image_dataset import DecodedImages, ImageDataset
 from common.data.info import DatasetInfo, DataSplits
@@ -19,13 +21,26 @@ from common.data.loaders import SampleLoader
 from common.data.mixing import Mixing
 from common.data.orders import BalancedBatches, Order, ShuffledBatches
 from common.data.preprocessing import Preprocessing
-from common.utils.errors import DataError
-from common.utils.text import did_you_mean
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.facts import class_of
-from projects.image_classification.core.index_files import read_classes, read_index
+from projects.image_classification.core.facts import labels_of
+from projects.image_classification.core.index_files import find_files, read_index
+from projects.image_classification.core.split_files import read_classes
 
 SPLITS = ("train", "val", "test")
+
+
+class MixedBatches:
+    """Collates samples and mixes the batch; in a worker, if any.
+
+    Args:
+        mixing: mixup, cutmix or both.
+    """
+
+    def __init__(self, mixing: Mixing) -> None:
+        self.mixing = mixing
+
+    def __call__(self, samples: list[Any]) -> Any:
+        return self.mixing(collate_images(samples))
 
 
 class PreprocessedImages(DecodedImages):
@@ -76,7 +91,8 @@ class IndexedImageDataset(ImageDataset):
         class_names: In the order of the labels; ``splits/classes.json`` by default.
         augmentation: For training.
         on_bad: ``fail`` or ``skip``, see ``ImageDataset``.
-        cache: ``none``, ``memory`` or ``disk``.
+        cache: ``none``, ``memory`` or ``disk`` (below ``data_dir/cache``).
+        workers: Processes that look for bad images and fill the cache.
 
     Attributes:
         paths: As the index file has them, bad images left out.
@@ -96,36 +112,25 @@ class IndexedImageDataset(ImageDataset):
         augmentation: AugmentationConfig | None = None,
         on_bad: str = "fail",
         cache: str = "none",
+        workers: int = 0,
     ) -> None:
         index_file, data_dir = Path(index_file), Path(data_dir)
-        listed = read_index(index_file, data_dir)
+        listed = read_index(index_file)
         self.class_names = list(class_names or read_classes(data_dir))
         labels = labels_of(listed, self.class_names, index_file)
-        sources = [data_dir / path for path in listed]
+        sources = find_files(index_file, listed, data_dir)
         images = PreprocessedImages(sources, preprocessing, augmentation)
-        super().__init__(images, labels, len(self.class_names), on_bad=on_bad)
+        super().__init__(
+            images, labels, len(self.class_names), on_bad=on_bad, workers=workers
+        )
         self.paths = [listed[i] for i in self.indices]
         if cache != "none":
-            good = [sources[i] for i in self.indices]
-            kept = ImageCache(good, preprocessing, cache, data_dir / "cache")
-            self.images = PreprocessedImages(good, preprocessing, augmentation, kept)
+            kept = [sources[i] for i in self.indices]
+            place = data_dir / "cache" if cache == "disk" else None
+            store = ImageCache(kept, preprocessing, cache, place, workers=workers)
+            self.images = PreprocessedImages(kept, preprocessing, augmentation, store)
             self.labels = [labels[i] for i in self.indices]
-            self.indices = self.indices.copy()
-            self.indices[:] = range(len(good))
-
-
-def labels_of(paths: Sequence[str], class_names: Sequence[str], index_file: Path) -> list[int]:
-    """The class of each path as its place among the names.
-
-    Raises:
-        DataError: for a class that is none of them.
-    """
-    index_of = {name: index for index, name in enumerate(class_names)}
-    for number, path in enumerate(paths, 1):
-        if class_of(path) not in index_of:
-            hint = did_you_mean(class_of(path), class_names)
-            raise DataError(f"{index_file}, line {number}: no class '{class_of(path)}'; {hint}")
-    return [index_of[class_of(path)] for path in paths]
+            self.indices = np.arange(len(kept))
 
 
 def get_datasets(config: Config, fold: int | None = None) -> dict[str, IndexedImageDataset]:
@@ -152,6 +157,7 @@ def get_datasets(config: Config, fold: int | None = None) -> dict[str, IndexedIm
             augmentation=config.augmentation if split == "train" else None,
             on_bad=config.data.on_bad,
             cache=config.data.cache,
+            workers=config.data.num_workers,
         )
         for split, name in files.items()
         if split == "train" or (data_dir / "splits" / name).stat().st_size
@@ -175,7 +181,9 @@ def dataset_info(config: Config, sizes: dict[str, int]) -> DatasetInfo:
 def data_splits(config: Config, datasets: dict[str, IndexedImageDataset]) -> DataSplits:
     """The loaders of the data sets, as the Trainer takes them."""
     train = datasets["train"]
-    collate = Mixing(config.augmentation, len(train.class_names)).collate
+    collate: Callable[[list[Any]], Any] = collate_images
+    if config.augmentation.mixup_alpha or config.augmentation.cutmix_alpha:
+        collate = MixedBatches(Mixing(config.augmentation, len(train.class_names)))
     loaders: dict[str, SampleLoader | None] = {
         split: evaluation_loader(config, datasets[split]) if split in datasets else None
         for split in ("val", "test")
@@ -199,7 +207,8 @@ def data_splits(config: Config, datasets: dict[str, IndexedImageDataset]) -> Dat
 def evaluation_loader(config: Config, dataset: Any) -> SampleLoader:
     """Every image once, in order."""
     order = ShuffledBatches(len(dataset), config.data.eval_batch_size, shuffle=False)
-    return SampleLoader(dataset, order, num_workers=config.data.num_workers)
+    workers = config.data.num_workers
+    return SampleLoader(dataset, order, collate=collate_images, num_workers=workers)
 
 
 def _training_order(config: Config, train: IndexedImageDataset) -> Order:

@@ -15,8 +15,10 @@ from PIL import Image
 from common.config import RunContext, Source
 from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError, DataError
+from common.utils.text import did_you_mean
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.index_files import read_classes, read_index
+from projects.image_classification.core.index_files import find_files, read_index
+from projects.image_classification.core.split_files import read_classes
 
 LOOKED_AT = 500  # images, evenly spaced, from which size, channels, mean and deviation are taken
 _LARGEST_OWN_SIZE = 64  # images of one size up to this are taken as they are
@@ -36,20 +38,21 @@ def resolve_facts(config: Config, context: RunContext, fold: int) -> None:
         ConfigError: if a value that is set contradicts the data.
     """
     data_dir = Path(config.data.data_dir)
-    listed = read_index(data_dir / "splits" / f"fold_{fold}_train.txt", data_dir)
+    index_file = data_dir / "splits" / f"fold_{fold}_train.txt"
+    listed = read_index(index_file)
     found = read_classes(data_dir)
     names = config.data.class_names
     if names is None:
         names = context.resolve("data.class_names", found, Source.DATA, by="splits/classes.json")
     _check_classes(names, found)
     context.resolve("data.num_classes", len(names), Source.DATA, by="data.class_names")
-    index_of = {name: index for index, name in enumerate(names)}
-    counts = Counter(index_of[class_of(path)] for path in listed)
+    counts = Counter(labels_of(listed, names, index_file))
     by = f"splits/fold_{fold}_train.txt"
     if config.data.class_counts is None:
         values = [counts[index] for index in range(len(names))]
         context.resolve("data.class_counts", values, Source.DATA, by=by)
-    sources = [data_dir / listed[i] for i in evenly_spaced(len(listed), LOOKED_AT)]
+    files = find_files(index_file, listed)
+    sources = [files[i] for i in evenly_spaced(len(listed), LOOKED_AT)]
     recipe = config.preprocessing
     if recipe.mode is None or recipe.image_size is None:
         mode, size = _mode_and_size(sources)
@@ -61,9 +64,21 @@ def resolve_facts(config: Config, context: RunContext, fold: int) -> None:
         context.resolve("preprocessing.std", recipe.std or std, Source.DATA, by=by)
 
 
-def class_of(path: str) -> str:
-    """The class of ``raw/<class>/...``."""
-    return path.split("/")[1]
+def labels_of(paths: Sequence[str], class_names: Sequence[str], index_file: Path) -> list[int]:
+    """The class of each path ``raw/<class>/...`` as its place among the names.
+
+    Raises:
+        DataError: for a path in no class folder, or a class that is none of the names.
+    """
+    index_of = {name: index for index, name in enumerate(class_names)}
+    labels = []
+    for number, path in enumerate(paths, 1):
+        name = path.split("/")[1] if path.count("/") > 1 else ""
+        if name not in index_of:
+            hint = did_you_mean(name, class_names)
+            raise DataError(f"{index_file}, image {number}: {path!r} is of no class; {hint}")
+        labels.append(index_of[name])
+    return labels
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:

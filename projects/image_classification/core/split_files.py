@@ -154,6 +154,28 @@ def read_split(folder: Path) -> Split:
     return Split(folder, names, read_index(splits / "test.txt"), folds, facts)
 
 
+def read_classes(folder: Path) -> list[str]:
+    """The names of the classes in the order of their indices.
+
+    ``splits/classes.json`` has them. Lists made elsewhere come without it: then they are the
+    folders that all lists name, sorted.
+
+    Raises:
+        DataError: if there are neither.
+    """
+    splits = folder / "splits"
+    if (splits / "classes.json").is_file():
+        return [str(name) for name in _read_json(splits / "classes.json", folder)["class_names"]]
+    lists = [p for p in splits.glob("*.txt") if p.name == "test.txt" or _FOLD_FILE.fullmatch(p.name)]
+    found = {name.split("/")[1] for p in lists for name in read_index(p) if name.count("/") > 1}
+    if not found:
+        raise DataError(
+            f"{splits} holds no lists of images; split the data set first: "
+            f"ml-split --raw_data {folder / 'raw'}"
+        )
+    return sorted(found)
+
+
 def as_json(content: Any) -> str:
     """The one form in which this package writes JSON."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
