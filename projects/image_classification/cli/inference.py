@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.utils.errors import ConfigError, exit_on_error
 from projects.image_classification.cli.arguments import Parser
@@ -58,11 +59,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments, words = parser().words(argv)
         _check(arguments, words)
         from common.utils import setup_logger
-        from projects.image_classification.core.inference_reports import infer_images, infer_split
+        from projects.image_classification.core.inference_reports import (
+            InferenceOptions,
+            infer_images,
+            infer_split,
+        )
 
         setup_logger()
+        options = InferenceOptions(
+            checkpoint=Path(arguments.checkpoint_path),
+            images=tuple(arguments.images or ()),
+            output=_path(arguments.output),
+            top_k=arguments.top_k,
+            batch_size=arguments.batch_size,
+            num_workers=arguments.num_workers,
+            device=arguments.device,
+            on_bad=arguments.on_bad,
+            index_file=_path(arguments.index_file),
+            data_dir=_path(arguments.data_dir),
+            flips=arguments.tta == "flip",
+            labelled=arguments.labelled,
+        )
         infer = infer_split if arguments.images is None else infer_images
-        sys.exit(infer(arguments))
+        sys.exit(infer(options))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text).expanduser()
 
 
 def _check(arguments: argparse.Namespace, words: Sequence[str]) -> None:

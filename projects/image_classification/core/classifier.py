@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config import RunContext
 from common.data.image_batches import stack_images
 from common.data.preprocessing import Preprocessing
 from common.training import Task, load_run_weights
 from common.training.precision import Precision
 from common.utils.checkpoint import load_checkpoint
-from common.utils.errors import CheckpointError, ConfigError
+from common.utils.errors import CheckpointError, ConfigError, DataError
 from common.utils.files import sha256_file
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.config_files import run_config
+from projects.image_classification.core.datasets import dataset_info
 from projects.image_classification.core.experiment import trainer_config
 from projects.image_classification.core.reading import read_images
 from projects.image_classification.core.run_directories import WEIGHTS, run_of
@@ -154,13 +156,14 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Cla
             f"{path} holds weights without a configuration, so nobody can say which classes they "
             "are of; expected a checkpoint that ml-train wrote"
         )
-    config = _own_config(path)
+    config, context = _own_config(path)
     names = tuple(config.data.class_names or ())
     temperature = _temperature(state, path)
-    config.model.pretrained = False  # the weights are here
-    config.model.weights = None
+    task = ImageClassifier(config, has_weights=True)
+    task.configure(dataset_info(config, {}), context)
+    if config.training.trainer_type == "dp":
+        _replace_layers(task)
     try:
-        task = ImageClassifier(config)
         load_run_weights(task, path)
     except CheckpointError as error:
         raise _explained(error, task, state["model"], names, path) from None
@@ -202,9 +205,9 @@ def run_directory(checkpoint: Path) -> Path:
     return folder.parent if folder.name == WEIGHTS else folder
 
 
-def _own_config(path: Path) -> Config:
+def _own_config(path: Path) -> tuple[Config, RunContext]:
     try:
-        config, _ = run_config(path)
+        config, context = run_config(path)
     except ConfigError as error:
         raise ConfigError(f"{path} is no checkpoint of image classification: {error}") from None
     names, number = config.data.class_names, config.data.num_classes
@@ -213,7 +216,19 @@ def _own_config(path: Path) -> Config:
             f"{path} is no whole checkpoint: its configuration names {len(names or ())} classes, "
             f"and data.num_classes is {number}"
         )
-    return config
+    return config, context
+
+
+def _replace_layers(task: Task) -> None:
+    """What private training put in the place of layers that mix examples."""
+    try:
+        from common.training.privacy.layers import replace_layers
+
+        replace_layers(task)
+    except ImportError:
+        raise ConfigError(
+            'a privately trained network needs Opacus: uv pip install -e ".[dp]"'
+        ) from None
 
 
 def _temperature(state: Mapping[str, Any], path: Path) -> float | None:
@@ -249,8 +264,6 @@ def _explained(
 
 
 def _batches(images: Iterator[Tensor | str], size: int) -> Iterator[list[Tensor]]:
-    from common.utils.errors import DataError
-
     batch: list[Tensor] = []
     for image in images:
         if isinstance(image, str):

@@ -1,0 +1,318 @@
+"""The two things ``ml-inference`` does, with what it prints and writes.
+
+Each returns the exit code: 0, or 2 if images could not be read and ``--on-bad fail`` was given.
+"""
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from common.metrics.classification import ClassificationReport, classification_metrics
+from common.metrics.predictions import write_predictions
+from common.training.strategies import Strategy
+from common.utils.errors import ConfigError, DataError
+from common.utils.files import atomic_write, atomic_write_text, explained_write
+from common.utils.text import did_you_mean, printable
+from projects.image_classification.core.classifier import (
+    Classifier,
+    load_classifier,
+    run_directory,
+)
+from projects.image_classification.core.image_places import FoundImages, find_places
+from projects.image_classification.core.inference import (
+    FilePredictions,
+    dataset_of,
+    difference_from_record,
+    predict_dataset,
+    predict_files,
+)
+from projects.image_classification.core.predictions import Predictions
+
+_SHOWN = 20  # lines of a list on the terminal
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What ``ml-inference`` was asked for.
+
+    Attributes:
+        checkpoint: ``weights/best.pt`` of a run, or the run's directory.
+        images: Folders, files and patterns.
+        output: A CSV file for images, a directory for a test set; in the run by default.
+        top_k: For images: columns of so many classes in place of all. For a test set: of the
+            accuracy.
+        batch_size: The run's by default.
+        num_workers: Processes that read ahead.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        on_bad: ``skip`` or ``fail``.
+        index_file: In place of the test set's.
+        data_dir: The data set's folder, if it was moved.
+        flips: Whether to look at mirrored images as well.
+        labelled: Whether the folders of the images are named as their classes.
+    """
+
+    checkpoint: Path
+    images: Sequence[str] = ()
+    output: Path | None = None
+    top_k: int | None = None
+    batch_size: int | None = None
+    num_workers: int = 0
+    device: str = "auto"
+    on_bad: str | None = None
+    index_file: Path | None = None
+    data_dir: Path | None = None
+    flips: bool = False
+    labelled: bool = False
+
+
+def infer_split(options: InferenceOptions) -> int:
+    """Measure the checkpoint on its test set, or on another list of the data set."""
+    classifier = _loaded(options)
+    dataset = dataset_of(
+        classifier, "test", options.data_dir, options.index_file, on_bad=options.on_bad
+    )
+    made = predict_dataset(
+        classifier,
+        dataset,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        flips=options.flips,
+    )
+    top_k = options.top_k or classifier.config.evaluation.top_k
+    names = list(classifier.class_names)
+    report = classification_metrics(made.logits, made.labels, names, top_k)
+    directory = _new_directory(classifier, options.output)
+    _write_report(directory, classifier, made, report, options.flips)
+    sys.stdout.write(f"{report.to_text().rstrip()}\n")
+    for line in _lines(classifier, made, options.flips):
+        sys.stdout.write(f"{line}\n")
+    if dataset.skipped:
+        _show_list("skipped, unreadable", list(dataset.skipped.values()))
+    sys.stdout.write(f"written: {directory}\n")
+    return 0
+
+
+def infer_images(options: InferenceOptions) -> int:
+    """Classify any images, and write what came out as CSV."""
+    if options.output is not None and options.output.is_dir():
+        raise ConfigError(f"--output {options.output} is a directory; with --images name a file")
+    found = find_places(options.images)
+    classifier = _loaded(options)
+    if options.labelled:
+        _check_labelled(found, classifier)
+    made = predict_files(
+        classifier,
+        found.files,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        flips=options.flips,
+    )
+    reasons = list(made.unreadable.values())
+    if made.unreadable and options.on_bad == "fail":
+        _show_list("unreadable", reasons)
+        raise DataError(
+            f"{len(reasons)} of {len(found.files)} images cannot be read; nothing was written "
+            "(--on-bad skip leaves them out)"
+        )
+    if not made.files:
+        raise DataError(f"none of {len(found.files)} images can be read; the first: {reasons[0]}")
+    if options.output is None:
+        output = _new_directory(classifier, None) / "predictions.csv"
+    else:
+        output = options.output
+    labels = _labels(found, made, classifier) if options.labelled else None
+    _write_csv(output, made, labels, classifier, options.top_k)
+    sys.stdout.write(f"{len(made.files)} images classified, {len(reasons)} unreadable")
+    sys.stdout.write(f", {found.ignored} files are no images\n" if found.ignored else "\n")
+    if reasons:
+        _show_list("unreadable", reasons)
+        _write_unreadable(output, made.unreadable)
+    _show_classes(made, classifier)
+    if labels is not None:
+        _show_accuracy(labels, made, classifier, options.top_k)
+    sys.stdout.write(f"probabilities: {_scale(classifier)}\nwritten: {output}\n")
+    return 0
+
+
+def _loaded(options: InferenceOptions) -> Classifier:
+    return load_classifier(options.checkpoint, Strategy(options.device).device)
+
+
+def _new_directory(classifier: Classifier, given: Path | None) -> Path:
+    """``inference_<time>`` in the run, or the one that was asked for."""
+    if given is None:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        parent = run_directory(classifier.path)
+        names = [f"inference_{stamp}", *(f"inference_{stamp}_{n}" for n in range(2, 100))]
+        path = next(parent / name for name in names if not (parent / name).exists())
+    else:
+        path = given
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--output {path} is a file; without --images name a directory")
+    with explained_write(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_report(
+    directory: Path,
+    classifier: Classifier,
+    made: Predictions,
+    report: ClassificationReport,
+    flips: bool,
+) -> None:
+    probabilities = classifier.probabilities(made.logits)
+    names = classifier.class_names
+    write_predictions(
+        directory / "predictions.csv", made.ids, made.labels, probabilities, names
+    )
+    lines = "\n".join(_lines(classifier, made, flips))
+    atomic_write_text(directory / "report.txt", f"{report.to_text().rstrip()}\n{lines}\n")
+    content = {
+        "checkpoint": classifier.path.as_posix(),
+        "checkpoint_sha256": classifier.sha256,
+        "temperature": classifier.temperature,
+        "tta": "flip" if flips else None,
+        "difference_from_training": None if flips else difference_from_record(classifier, made),
+        "metrics": report.to_dict(),
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    atomic_write_text(directory / "report.json", text)
+
+
+def _lines(classifier: Classifier, made: Predictions, flips: bool) -> list[str]:
+    lines = [f"checkpoint: {classifier.path}", f"probabilities: {_scale(classifier)}"]
+    if flips:
+        lines.append("each image and its mirror image, mean of both (--tta flip)")
+        return lines
+    difference = difference_from_record(classifier, made)
+    if difference == 0.0:
+        lines.append("the same logits as training recorded, to the last bit")
+    elif difference is not None:
+        lines.append(
+            f"logits differ from those that training recorded by up to {difference:.3g} (another "
+            "machine, device, number of threads or batch size changes their rounding)"
+        )
+    return lines
+
+
+def _scale(classifier: Classifier) -> str:
+    if not classifier.is_calibrated:
+        return "softmax, not calibrated"
+    return f"softmax at temperature {classifier.temperature:.4g}, fitted to the validation images"
+
+
+def _check_labelled(found: FoundImages, classifier: Classifier) -> None:
+    """Refuse folders of which none is a class, before hours of work."""
+    known = set(classifier.class_names)
+    folders = sorted(set(found.folders) - {""})
+    if not known & set(folders):
+        hint = did_you_mean(folders[0], known) if folders else "there are no folders below --images"
+        shown = ", ".join(f"'{printable(each)}'" for each in folders[:5])
+        raise DataError(
+            f"--labelled: no folder below --images is named as a class (found {shown or 'none'}); "
+            f"{hint}"
+        )
+
+
+def _labels(found: FoundImages, made: FilePredictions, classifier: Classifier) -> Tensor:
+    """The class of each image's folder; -1 for a folder that is no class."""
+    index = {name: number for number, name in enumerate(classifier.class_names)}
+    by_file = dict(zip(found.files, found.folders, strict=True))
+    return torch.tensor([index.get(by_file[file], -1) for file in made.files], dtype=torch.int64)
+
+
+def _write_csv(
+    path: Path,
+    made: FilePredictions,
+    labels: Tensor | None,
+    classifier: Classifier,
+    top_k: int | None,
+) -> None:
+    names = classifier.class_names
+    files = [str(file) for file in made.files]
+    if top_k is None:
+        write_predictions(path, files, labels, made.probabilities, names)
+        return
+    k = min(top_k, len(names))
+    best = made.probabilities.sort(dim=1, descending=True, stable=True)
+    header = ["file", "true", "predicted", "confidence"]
+    header += [f"{what}_{rank}" for rank in range(2, k + 1) for what in ("class", "probability")]
+    rows: list[list[Any]] = []
+    truth = [-1] * len(files) if labels is None else labels.tolist()
+    columns = zip(files, truth, best.indices.tolist(), best.values.tolist(), strict=True)
+    for file, label, order, values in columns:
+        ranked = [[names[i], float(f"{p:.6g}")] for i, p in zip(order, values, strict=True)][:k]
+        row = [file, names[label] if label >= 0 else ""]
+        rows.append(row + [cell for pair in ranked for cell in pair])
+    _write_table(path, header, rows)
+
+
+def _write_unreadable(output: Path, unreadable: Mapping[Path, str]) -> None:
+    path = output.with_name(f"{output.stem}.unreadable.csv")
+    rows = [[str(file), reason] for file, reason in unreadable.items()]
+    _write_table(path, ["file", "reason"], rows)
+    sys.stdout.write(f"all of them: {path}\n")
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """As CSV; bytes of a file name that are no UTF-8 are written as they are."""
+    with explained_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+            writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+            text.flush()
+            text.detach()
+
+
+def _show_list(what: str, reasons: Sequence[str]) -> None:
+    sys.stderr.write(f"{what} ({len(reasons)}):\n")
+    for reason in reasons[:_SHOWN]:
+        sys.stderr.write(f"  {printable(reason)}\n")
+    if len(reasons) > _SHOWN:
+        sys.stderr.write(f"  and {len(reasons) - _SHOWN} more\n")
+
+
+def _show_classes(made: FilePredictions, classifier: Classifier) -> None:
+    """How many images each class was given, the commonest first."""
+    counts = made.probabilities.argmax(1).bincount(minlength=len(classifier.class_names))
+    order = counts.sort(descending=True, stable=True).indices.tolist()
+    given = [index for index in order if counts[index]]
+    for index in given[:_SHOWN]:
+        name = printable(classifier.class_names[index])
+        sys.stdout.write(f"  {int(counts[index]):>7,}  {name}\n")
+    if len(given) > _SHOWN:
+        sys.stdout.write(f"  and {len(given) - _SHOWN} more classes\n")
+
+
+def _show_accuracy(
+    labels: Tensor, made: FilePredictions, classifier: Classifier, top_k: int | None
+) -> None:
+    known = labels >= 0
+    if not known.any():
+        raise DataError("--labelled: no image that could be read lies in the folder of a class")
+    if not known.all():
+        logger.warning(
+            f"{int((~known).sum())} images lie in folders that are named as no class; the accuracy "
+            "leaves them out"
+        )
+    report = classification_metrics(
+        made.probabilities[known].clamp_min(torch.finfo(torch.float32).tiny).log(),
+        labels[known],
+        list(classifier.class_names),
+        top_k or classifier.config.evaluation.top_k,
+    )
+    sys.stdout.write(f"{report.to_text().rstrip()}\n")
