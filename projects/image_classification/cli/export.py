@@ -32,7 +32,7 @@ def parser() -> Parser:
         nargs="+",
     )
     parser.option("output", "the ONNX file; default: best.onnx beside best.pt")
-    parser.option("opset", "operator set; 18 and above, or 7 to 17 through the older exporter", type=int)
+    parser.option("opset", "operator set; 18 and above, or 9 to 17 through the older exporter", type=int)
     parser.option(
         "input_size", "of the input, if not as trained", type=int, nargs=2, metavar=("H", "W")
     )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from loguru import logger
 
+from projects.image_classification.core.onnx_export import silenced
 from projects.image_classification.core.onnx_network import OUTPUTS, OnnxNetwork
 from projects.image_classification.core.onnx_session import open_session
 
@@ -47,7 +48,7 @@ def benchmark(
         ``threads``, and in ``skipped`` why a variant is not there.
     """
     threads = torch.get_num_threads()
-    session = open_session(path, threads)
+    session = open_session(path, threads=threads)
     skipped: dict[str, str] = {}
     results = []
     for size in batch_sizes:
@@ -94,7 +95,7 @@ def _compiled(
     torch.compiler.reset()
     compiled: Callable[[torch.Tensor], Any] = torch.compile(network, dynamic=False)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), silenced():
             compiled(fed)
     except Exception as error:  # no C++ compiler, or a network it cannot follow: it is optional
         lines = [line for line in str(error).splitlines() if line.strip()]

@@ -21,15 +21,20 @@ from torch import nn
 from common.utils.errors import ConfigError, FaultError
 from common.utils.files import atomic_write, explained_write
 from projects.image_classification.core.onnx_network import OUTPUTS, OnnxNetwork
+from projects.image_classification.core.onnx_session import open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 DEFAULT_OPSET = 20
-_OLDEST, _NEW = 7, 18  # of the old exporter, and of the one that follows torch.export
+_OLDEST, _NEW = 9, 18  # of the old exporter, and of the one that follows torch.export
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
 _MARGIN = 16 << 20  # of the graph beside the weights
 _BATCH = "batch"
+_FIXED_BATCH = (
+    "the network's code fixes the size of the batch: {}; use x.flatten(1), or x.shape[0] in place of "
+    "a number"
+)
 
 
 def export_network(
@@ -69,10 +74,12 @@ def export_network(
     with torch.no_grad():
         model = build(network, example, opset)
     _check_graph(model, opset)
+    _forget_source(model)
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
     model.producer_name = "reprise"
     content = model.SerializeToString()
+    _check_batch(content, network, example)
     with explained_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
@@ -109,7 +116,7 @@ def _exported(network: OnnxNetwork, example: torch.Tensor, opset: int) -> "Model
     """Through ``torch.export``."""
     shapes = ({0: torch.export.Dim(_BATCH)},)
     program = None
-    with _silenced():
+    with silenced():
         try:
             program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
             written = torch.onnx.export(
@@ -135,7 +142,7 @@ def _traced(network: OnnxNetwork, example: torch.Tensor, opset: int) -> "ModelPr
     names = {name: {0: _BATCH} for name in (network.takes, *OUTPUTS)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        with _silenced() as noise, warnings.catch_warnings(record=True) as caught:
+        with silenced() as noise, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 torch.onnx.export(
@@ -176,10 +183,44 @@ def _check_graph(model: "ModelProto", opset: int) -> None:
         dimensions = value.type.tensor_type.shape.dim
         if not dimensions or not dimensions[0].dim_param:
             size = dimensions[0].dim_value if dimensions else "none"
-            raise FaultError(
-                f"the network's code fixes the size of the batch: '{value.name}' has {size} as "
-                "its first dimension for any batch; use x.flatten(1) or x.shape[0] in its place"
-            )
+            raise FaultError(_FIXED_BATCH.format(f"'{value.name}' always has {size} rows"))
+
+
+def _check_batch(content: bytes, network: OnnxNetwork, example: torch.Tensor) -> None:
+    """Run three images where two were traced: a size written into the graph shows at once."""
+    three = torch.cat([example, example[:1]])
+    session = open_session(content, "the export")
+    try:
+        expected = tuple(network(three)[0].shape)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FaultError(_FIXED_BATCH.format(f"of three images: {reason}")) from None
+    try:
+        found = session.run([OUTPUTS[0]], {network.takes: three.numpy()})[0].shape
+    except Exception as error:  # ONNX Runtime's own classes
+        found = " ".join(str(error).split())[:200]
+    if found != expected:
+        raise FaultError(_FIXED_BATCH.format(f"three images give {found}, expected {expected}"))
+
+
+def _forget_source(model: "ModelProto") -> None:
+    """Take out what the exporters note of this machine: paths and lines of code at every node."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.graph.doc_string = model.doc_string = ""
 
 
 def _explained(error: Exception, program: Any) -> str:
@@ -195,6 +236,8 @@ def _explained(error: Exception, program: Any) -> str:
             "another architecture"
         )
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "Constraints violated" in text:
+        return _FIXED_BATCH.format("torch.export finds it does not stay free")
     code = re.findall(r'File "([^"]+)", line (\d+), in forward\n\s*(\S.*)', text)
     where = f"; at {Path(code[-1][0]).name}, line {code[-1][1]}: {code[-1][2]}" if code else ""
     return (
@@ -229,7 +272,7 @@ def _place_of(operator: str, program: Any) -> str:
 
 
 @contextmanager
-def _silenced() -> Iterator[Any]:
+def silenced() -> Iterator[Any]:
     """Keep from the terminal what the exporters print, also from C++; gives it as text.
 
     They print whole graphs before they raise.

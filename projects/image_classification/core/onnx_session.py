@@ -20,11 +20,14 @@ from projects.image_classification.core.onnx_network import OUTPUTS
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def open_session(path: Path, threads: int | None = None) -> Any:
+def open_session(
+    file: Path | bytes, name: str | None = None, threads: int | None = None
+) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
-        path: The file.
+        file: Its path, or what it holds.
+        name: For messages; the path by default.
         threads: Of one operator; PyTorch's number by default.
 
     Raises:
@@ -41,11 +44,13 @@ def open_session(path: Path, threads: int | None = None) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            file if isinstance(file, bytes) else str(file),
+            options,
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # its exceptions share no base class but this
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"ONNX Runtime does not take {path}: {reason[:300]}") from None
+        raise CheckpointError(f"ONNX Runtime does not take {name or file}: {reason[:300]}") from None
 
 
 class OnnxClassifier:
@@ -64,7 +69,7 @@ class OnnxClassifier:
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        self.session = open_session(Path(path), threads)
+        self.session = open_session(Path(path), threads=threads)
         texts = self.session.get_modelmeta().custom_metadata_map
         self.metadata = parse_metadata(texts, str(path))
         self.preprocessing = Preprocessing.from_description(self.metadata.preprocessing)

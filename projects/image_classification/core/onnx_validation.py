@@ -4,6 +4,7 @@
 ``--comprehensive-validate`` is the proof: every image of the test set through both.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def compare(
     for batch in batches:
         part = _differences(session, network, batch["image"])
         worst.merge(part)
+        if part.failure:
+            break
         ours, theirs = part.predicted
         labels = batch["label"].numpy()
         images += len(labels)
@@ -91,11 +94,11 @@ def compare(
     result: dict[str, Any] = {
         "images": images,
         **worst.shown(),
-        "argmax_agreement": agreeing / images,
-        "accuracy_pytorch": right_here / images,
-        "accuracy_onnxruntime": right_there / images,
+        "argmax_agreement": agreeing / max(1, images),
+        "accuracy_pytorch": right_here / max(1, images),
+        "accuracy_onnxruntime": right_there / max(1, images),
         "tolerance": tolerance,
-        "problems": [] if tolerance is None else worst.problems("the test set", tolerance),
+        "problems": worst.problems("the test set", math.inf if tolerance is None else tolerance),
     }
     return result
 
@@ -106,25 +109,25 @@ class _Differences:
     def __init__(self) -> None:
         self.logits = self.probabilities = 0.0
         self.largest = 1.0
-        self.wrong_shape = ""
+        self.failure = ""
         self.predicted = (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def merge(self, other: "_Differences") -> None:
         self.logits = max(self.logits, other.logits)
         self.probabilities = max(self.probabilities, other.probabilities)
         self.largest = max(self.largest, other.largest)
-        self.wrong_shape = self.wrong_shape or other.wrong_shape
+        self.failure = self.failure or other.failure
 
     def shown(self) -> dict[str, float]:
         return {
             "max_abs_difference_logits": self.logits,
             "max_abs_difference_probabilities": self.probabilities,
-            "largest_logit": self.largest,
+            "scale": self.largest,
         }
 
     def problems(self, where: str, tolerance: float) -> list[str]:
-        if self.wrong_shape:
-            return [f"{where}: {self.wrong_shape}"]
+        if self.failure:
+            return [f"{where}: {self.failure}"]
         limits = {"logits": tolerance * self.largest, "probabilities": tolerance}
         return [
             f"{where}: {name} differ by up to {value:.3g}, the tolerance is {limit:.3g}"
@@ -139,9 +142,13 @@ def _differences(session: Any, network: OnnxNetwork, pixels: Tensor) -> _Differe
     with torch.inference_mode():
         ours = [output.numpy() for output in network(fed)]
     name = session.get_inputs()[0].name
-    theirs = session.run(list(OUTPUTS), {name: np.ascontiguousarray(fed.numpy())})
+    try:
+        theirs = session.run(list(OUTPUTS), {name: np.ascontiguousarray(fed.numpy())})
+    except Exception as error:  # ONNX Runtime's own classes
+        found.failure = " ".join(str(error).split())[:300]
+        return found
     if any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
-        found.wrong_shape = f"shape {theirs[0].shape} in ONNX Runtime, {ours[0].shape} in PyTorch"
+        found.failure = f"shape {theirs[0].shape} in ONNX Runtime, {ours[0].shape} in PyTorch"
         return found
     found.logits, found.probabilities = (
         float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)

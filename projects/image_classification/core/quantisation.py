@@ -62,7 +62,7 @@ def quantise(
     is_static = _share_of_convolutions(model) > 0.5
     with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
-            prepared = _prepared(model, Path(folder) / "prepared.onnx")
+            prepared = _prepared(path, Path(folder) / "prepared.onnx")
             made = Path(folder) / "quantised.onnx"
             _quantise(prepared, made, network, batches if is_static else None)
             result = onnx.load(str(made))
@@ -92,13 +92,13 @@ def _share_of_convolutions(model: "ModelProto") -> float:
     return in_convolutions / max(1, sum(sizes.values()))
 
 
-def _prepared(model: "ModelProto", path: Path) -> "ModelProto":
+def _prepared(path: Path, target: Path) -> "ModelProto":
     """With batch normalisation folded into convolutions, and shapes only where they still hold."""
     import onnx
     from onnxruntime.quantization import quant_pre_process
 
-    quant_pre_process(model, str(path), skip_symbolic_shape=True)
-    prepared = onnx.load(str(path))
+    quant_pre_process(str(path), str(target), skip_symbolic_shape=True)
+    prepared = onnx.load(str(target))
     del prepared.graph.value_info[:]  # shapes of weights that are about to be transposed
     return prepared
 
@@ -148,9 +148,9 @@ def _quantise(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that ONNX Runtime logs on the root logger."""
+    """Without what ONNX Runtime logs on the root logger: advice, and what it also raises."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
