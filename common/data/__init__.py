@@ -11,10 +11,12 @@ from common.utils.paths import get_assets_dir, get_datasets_dir, get_models_dir,
 
 if TYPE_CHECKING:
     from common.data.augmentation import CropFlipConfig, crop_flip
+    from common.data.augmentation_config import AugmentationConfig
     from common.data.card import Card, list_store, verify_store
     from common.data.embedded import load_embedded
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
+    from common.data.image_augmentation import build_augmentation
     from common.data.image_batches import collate_images
     from common.data.image_cache import ImageCache
     from common.data.image_dataset import DecodedImages, ImageDataset, scan_images
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from common.data.labelled_images import LabelledImagesConfig, load_labelled_images
     from common.data.labels import check_labels
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
+    from common.data.mixing import Mixing
     from common.data.orders import (
+        BalancedBatches,
         BucketedBatches,
         Order,
         PoissonBatches,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CropFlipConfig": "augmentation",
     "crop_flip": "augmentation",
+    "AugmentationConfig": "augmentation_config",
     "Card": "card",
     "list_store": "card",
     "verify_store": "card",
@@ -52,6 +57,7 @@ _HOMES = {
     "link_dataset": "hf_utils",
     "collate_images": "image_batches",
     "ImageCache": "image_cache",
+    "build_augmentation": "image_augmentation",
     "DecodedImages": "image_dataset",
     "ImageDataset": "image_dataset",
     "scan_images": "image_dataset",
@@ -65,6 +71,8 @@ _HOMES = {
     "EpochLoader": "loaders",
     "SampleLoader": "loaders",
     "TensorLoader": "loaders",
+    "Mixing": "mixing",
+    "BalancedBatches": "orders",
     "BucketedBatches": "orders",
     "Order": "orders",
     "PoissonBatches": "orders",
@@ -85,6 +93,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AugmentationConfig",
+    "BalancedBatches",
     "Batch",
     "BucketedBatches",
     "Card",
@@ -96,6 +106,7 @@ __all__ = [
     "ImageCache",
     "ImageDataset",
     "LabelledImagesConfig",
+    "Mixing",
     "Order",
     "PairLoader",
     "PoissonBatches",
@@ -106,6 +117,7 @@ __all__ = [
     "TensorLoader",
     "Tokenizer",
     "as_epoch_loader",
+    "build_augmentation",
     "check_labels",
     "collate_images",
     "crop_flip",

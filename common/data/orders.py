@@ -154,6 +154,74 @@ class BucketedBatches:
         return [batches[i] for i in generator.permutation(len(batches))]
 
 
+class BalancedBatches:
+    """Batches in which every class is as probable as any other, whatever its number of samples.
+
+    An epoch has as many places as there are samples. Samples of rare classes come several times in
+    it, and some of frequent classes not at all; every epoch draws anew.
+
+    Args:
+        labels: The class of each sample, ``(N,)``; classes without a sample take no part.
+        batch_size: Samples in a batch; the last one may be smaller.
+        seed: Of the draw.
+        exact: Every class fills its share of the places, to within one, and all its samples come
+            equally often, to within one. Otherwise every place draws a class and a sample of it by
+            themselves, with replacement.
+        drop_last: Leave out a last batch that is not full.
+
+    Raises:
+        ConfigError: if ``batch_size`` is not positive.
+        DataError: if there is no sample, or not one full batch where only full ones are taken.
+    """
+
+    def __init__(
+        self,
+        labels: ArrayLike,
+        batch_size: int,
+        seed: int = 0,
+        exact: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        own = np.asarray(labels)
+        if own.ndim != 1:
+            raise DataError(f"labels have shape {own.shape}, expected (N,)")
+        # Batches are cut as without balance, and what is refused there is refused here.
+        self._cut = ShuffledBatches(len(own), batch_size, shuffle=False, drop_last=drop_last)
+        self.size, self.batch_size, self.drop_last = len(own), batch_size, drop_last
+        self.seed, self.exact = seed, exact
+        by_class = np.argsort(own, kind="stable").astype(np.int64)
+        _, counts = np.unique(own, return_counts=True)
+        self._members = np.split(by_class, np.cumsum(counts)[:-1])
+        self._drawn: tuple[int, list[IndexArray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._cut)
+
+    def __call__(self, epoch: int) -> list[IndexArray]:
+        if self._drawn is None or self._drawn[0] != epoch:
+            generator = np.random.default_rng(mix_seed(self.seed, epoch))
+            places = self._draw_exactly(generator) if self.exact else self._draw(generator)
+            self._drawn = epoch, [places[batch] for batch in self._cut(0)]
+        return self._drawn[1]
+
+    def _draw(self, generator: np.random.Generator) -> IndexArray:
+        counts = np.array([len(members) for members in self._members])
+        starts = np.cumsum(counts) - counts
+        classes = generator.integers(len(counts), size=self.size)
+        return np.concatenate(self._members)[starts[classes] + generator.integers(counts[classes])]
+
+    def _draw_exactly(self, generator: np.random.Generator) -> IndexArray:
+        share, more = divmod(self.size, len(self._members))
+        lucky = set(generator.permutation(len(self._members))[:more].tolist())
+        places = []
+        for number, members in enumerate(self._members):
+            count = share + (number in lucky)
+            rounds = -(-count // len(members))
+            drawn = [generator.permutation(members) for _ in range(rounds)]
+            places.append(np.concatenate(drawn)[:count] if drawn else members[:0])
+        return generator.permutation(np.concatenate(places))
+
+
 class PoissonBatches:
     """Batches in which every sample is, or is not, independently of all others.
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 THUMBNAIL = 16  # pixels, each way
+DISTANCE = 6  # bits; above it small pictures of one kind begin to form chains of hundreds
 MAX_DISTANCE = 16  # of 63 bits; unrelated images differ in 20 to 44
 _SIDE = 32  # pixels that are transformed, each way
 _KEPT = 8  # frequencies, each way
@@ -104,7 +105,7 @@ def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[tuple[Indi
 def alike_groups(
     hashes: NDArray[np.uint64],
     thumbnails: NDArray[np.uint8],
-    distance: int,
+    distance: int = DISTANCE,
     correlation: float = 0.99,
 ) -> Indices:
     """Number the images so that those that look alike, also by way of others, share a number.
@@ -150,14 +151,13 @@ def joined(groups: Indices, first: Indices, second: Indices) -> Indices:
     Returns:
         ``(N,)`` in the same form.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(groups)
-    rows = np.concatenate([np.arange(count), first])
-    columns = np.concatenate([groups, second])
-    links = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
-    _, components = connected_components(links, directed=False)
-    lowest = np.full(int(components.max(initial=-1)) + 1, count)
-    np.minimum.at(lowest, components, np.arange(count))
-    return lowest[components]
+    groups = groups.copy()
+    while True:
+        one, other = groups[first], groups[second]
+        apart = one != other
+        if not apart.any():
+            return groups
+        low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+        np.minimum.at(groups, high, low)  # now groups form chains downwards
+        while not np.array_equal(shorter := groups[groups], groups):
+            groups = shorter

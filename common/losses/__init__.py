@@ -1,6 +1,46 @@
-"""Losses: sums over what counts, with the weight to divide by."""
+"""Losses: sums over what counts, with the weight to divide by.
 
-from common.losses.cross_entropy import label_smoothed_cross_entropy, linear_cross_entropy
-from common.losses.kl import kl_to_standard_normal
+Names are imported when they are first used, so that a configuration waits for no PyTorch.
+"""
 
-__all__ = ["kl_to_standard_normal", "label_smoothed_cross_entropy", "linear_cross_entropy"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.losses.balance import class_weights
+    from common.losses.classification import CrossEntropy, FocalLoss, expected_hits, soft_targets
+    from common.losses.config import LossConfig, build_loss
+    from common.losses.cross_entropy import label_smoothed_cross_entropy, linear_cross_entropy
+    from common.losses.kl import kl_to_standard_normal
+
+_HOMES = {
+    "class_weights": "balance",
+    "CrossEntropy": "classification",
+    "FocalLoss": "classification",
+    "expected_hits": "classification",
+    "soft_targets": "classification",
+    "LossConfig": "config",
+    "build_loss": "config",
+    "label_smoothed_cross_entropy": "cross_entropy",
+    "linear_cross_entropy": "cross_entropy",
+    "kl_to_standard_normal": "kl",
+}
+
+__all__ = [
+    "CrossEntropy",
+    "FocalLoss",
+    "LossConfig",
+    "build_loss",
+    "class_weights",
+    "expected_hits",
+    "kl_to_standard_normal",
+    "label_smoothed_cross_entropy",
+    "linear_cross_entropy",
+    "soft_targets",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,10 @@ from common.training.callbacks import (
     Profiler,
     ReduceOnPlateau,
     Throughput,
+    Unfreeze,
 )
 from common.training.checkpointing import step_checkpoints
+from common.training.classification import ClassificationTask
 from common.training.config import TrainerConfig
 from common.training.experiment import (
     ExperimentConfig,
@@ -34,6 +36,7 @@ from common.training.trainer import Trainer
 __all__ = [
     "EMA",
     "Callback",
+    "ClassificationTask",
     "EarlyStopping",
     "ExperimentConfig",
     "GradientNoise",
@@ -50,6 +53,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "TrainerConfig",
+    "Unfreeze",
     "average_checkpoints",
     "build_optimizer",
     "build_schedule",

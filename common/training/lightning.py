@@ -93,15 +93,16 @@ class LightningTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a micro-batch; ``train/...`` is logged for the epoch."""
         output = self.task.train_step(batch)
-        weight = max(int(output.weight), 1)
-        means = {name: value / weight for name, value in output.metrics.items()}
+        weight = float(output.weight) or 1.0
+        counted = weight if output.metrics_weight is None else float(output.metrics_weight) or 1.0
+        means = {name: value / counted for name, value in output.metrics.items()}
         loss = output.loss_sum / weight
         values = {"loss": loss.detach()} | means
         self.log_dict(
             {f"train/{name}": value for name, value in values.items()},
             on_step=False,
             on_epoch=True,
-            batch_size=weight,
+            batch_size=max(round(weight), 1),
         )
         return loss
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from common.training.task import StepOutput, Weight
 
+_METRICS_WEIGHT = "\0weight"  # sorts first, and is no metric's name
+
 
 class _Summand(NamedTuple):
     """One micro-batch; its loss counts ``factor`` times."""
@@ -40,6 +42,9 @@ class Meter:
         weight, metrics = output.weight, output.metrics
         if metrics:
             metrics = {name: value.detach() for name, value in metrics.items()}
+            if output.metrics_weight is not None:
+                own = torch.as_tensor(output.metrics_weight, device=output.loss.device)
+                metrics[_METRICS_WEIGHT] = own.detach()
         factor = weight if output.is_mean else 1
         self._summands.append(_Summand(output.loss.detach(), factor, weight, metrics))
         self._samples += samples
@@ -114,6 +119,8 @@ def averages(names: list[str], totals: Tensor, prefix: str) -> dict[str, float]:
     loss, weight, _, *metrics = totals.tolist()
     divisor = weight or float("nan")
     values = {f"{prefix}/loss": loss / divisor}
+    if names and names[0] == _METRICS_WEIGHT:
+        names, divisor, metrics = names[1:], metrics[0] or float("nan"), metrics[1:]
     return values | {
         f"{prefix}/{name}": value / divisor for name, value in zip(names, metrics, strict=True)
     }

@@ -30,6 +30,8 @@ class OptimizerConfig:
 def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
     """Make the optimizer over ``task.parameter_groups``; fused where the kernels exist.
 
+    A group's ``lr_scale`` is the factor of its peak rate.
+
     Raises:
         ConfigError: for an unknown optimizer, a value it does not take, or no learning rate.
         ValueError: if a trainable tensor of the task is in no group, or in two.
@@ -39,7 +41,13 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
         raise ConfigError("optim.lr is not set; give a peak learning rate, e.g. optim.lr=1e-3")
     groups = task.parameter_groups(config.weight_decay)
     _check_groups(task, groups)
-    if "fused" in inspect.signature(kind).parameters and _can_fuse(task):
+    for group in groups:
+        group["lr"] = config.lr * group.pop("lr_scale", 1.0)
+    # Fused SGD takes no group in which some parameters have a momentum and others not yet.
+    waits = kind is torch.optim.SGD and any(
+        not parameter.requires_grad for group in groups for parameter in group["params"]
+    )
+    if "fused" in inspect.signature(kind).parameters and _can_fuse(task) and not waits:
         values["fused"] = True
     return kind(groups, **values)
 

@@ -1,5 +1,6 @@
 """Numeric precision of a step: fp32, or autocast to bf16 or fp16 with a gradient scaler."""
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,6 +11,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def multiplies_fast(name: str) -> bool:
+    """Whether this CPU has instructions for products of ``bf16`` or ``fp16``.
+
+    Without them each product is made of conversions and fp32: a training step of ResNet-18 took 18
+    times as long in fp16 on an EPYC that has bf16 instructions only, and 0.7 times as long in bf16.
+    """
+    flags = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}[name]
+    try:
+        known = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # an older PyTorch, or one for another processor
+        return False
+    return any(known.get(flag, False) for flag in flags)
+
+
+@functools.cache
+def _warn_once(name: str) -> None:
+    logger.warning(
+        f"trainer.precision={name}: this CPU has no instructions for it (AMX, AVX-512), so a step "
+        "can take many times as long as in fp32; use trainer.precision=fp32 here"
+    )
 
 
 class Precision:
@@ -25,8 +48,8 @@ class Precision:
         self._device = device.type
         self._dtype = _DTYPES.get(name)
         self.scaler = torch.amp.GradScaler(self._device) if name == "fp16" else None
-        if self._dtype is not None and self._device == "cpu":
-            logger.warning(f"precision={name} on a CPU without AMX is usually slower than fp32")
+        if self._dtype is not None and self._device == "cpu" and not multiplies_fast(name):
+            _warn_once(name)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""

@@ -31,6 +31,8 @@ class StepOutput:
         metrics: Further sums over the same units, reported divided by the weight.
         collected: Tensors with a leading batch axis that ``Task.compute_metrics`` sees once, whole,
             at the end of an evaluation.
+        metrics_weight: What the metrics are divided by where that is not ``weight``: examples, if
+            the loss counts some of them more than others.
         is_mean: The loss (not the metrics) is a mean over the units. A micro-batch that is a whole
             batch is then differentiated just as it is.
     """
@@ -40,6 +42,7 @@ class StepOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     collected: dict[str, Tensor] = field(default_factory=dict)
     is_mean: bool = False
+    metrics_weight: Weight | None = None
 
     @property
     def loss_sum(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The arithmetic of one optimizer update, exact under accumulation and several ranks."""
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Updater:
         self._strategy = strategy
         self._precision = precision
         self._step = FusedStep(optimizer)
+        self._task = task
         self._train_step = precision.autocasted(strategy.wrap(task))
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._previous: Batch = None
@@ -69,6 +71,15 @@ class Updater:
         The answer travels with the weights: an exchange of its own would cost every step.
         """
         return bool(self._stops)
+
+    def rewrap(self) -> None:
+        """Look anew at which parameters need a gradient: wrappers over several ranks count them."""
+        self._step = FusedStep(self._optimizer)
+        if self._strategy.is_shared:
+            self._train_step = self._task.train_step
+            self._strategy.unwrap()
+            gc.collect()  # a wrapper is a cycle, and keeps its hooks until it is gone
+            self._train_step = self._precision.autocasted(self._strategy.wrap(self._task))
 
     def backward(self, group: Sequence[Batch | None], meter: Meter) -> Weight:
         """Form the gradient of the micro-batches in ``group``; returns their global weight.
@@ -97,7 +108,7 @@ class Updater:
         if self._strategy.world_size > 1:
             rest = self._strategy.sum(torch.as_tensor(rest, dtype=torch.float64))
         total = first + rest
-        scale_gradients(self._parameters, self._reference / _at_least_one(total))
+        scale_gradients(self._parameters, self._reference / _divisor(total))
         return total
 
     def apply(self, weight: Weight) -> bool:
@@ -127,12 +138,15 @@ class Updater:
         output = self._train_step(batch)
         if is_idle:
             nothing = {key: torch.zeros_like(value) for key, value in output.metrics.items()}
-            output = StepOutput(output.loss_sum * 0.0, output.weight * 0, nothing)
+            counted = None if output.metrics_weight is None else output.metrics_weight * 0
+            output = StepOutput(
+                output.loss_sum * 0.0, output.weight * 0, nothing, metrics_weight=counted
+            )
         weight = output.weight
         if is_first:
             if self._strategy.world_size > 1:
                 weight = self._over_ranks(weight)
-            self._reference = _at_least_one(weight)
+            self._reference = _divisor(weight)
         loss = self._share(output)
         self._precision.backward(loss)
         self.loss = loss.detach()
@@ -157,7 +171,8 @@ class Updater:
         return total
 
 
-def _at_least_one(weight: Weight) -> Weight:
-    if type(weight) is int:
-        return weight or 1
-    return weight.clamp(min=1) if isinstance(weight, Tensor) else max(weight, 1)
+def _divisor(weight: Weight) -> Weight:
+    """The weight, or 1 where there is none. Class weights may add up to less than 1."""
+    if isinstance(weight, Tensor):
+        return weight.where(weight > 0, 1)
+    return weight or 1

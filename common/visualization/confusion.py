@@ -102,7 +102,7 @@ def _write_counts(
 ) -> None:
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            text = f"{count:,}" if count < 10_000 else f"{count / 1000:.0f}k"
+            text = f"{count:,.0f}" if count < 10_000 else f"{count / 1000:.0f}k"
             colour = "white" if shares[row, column] > 0.55 else "#222222"
             weight = "bold" if row == column else "normal"
             axis.text(

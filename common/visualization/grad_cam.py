@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OPACITY = 0.55
+_SMALL = 128  # pixels up to which an image is enlarged
 
 
 def plot_grad_cam(
@@ -23,7 +24,7 @@ def plot_grad_cam(
     out: Path | str | None = None,
     title: str | None = None,
     *,
-    columns: int = 6,
+    columns: int = 8,
 ) -> "Figure":
     """Draw each image, and beside it the image under its heat map.
 
@@ -48,8 +49,10 @@ def plot_grad_cam(
         raise DataError(f"there are {len(captions)} captions for {len(images)} images")
     from matplotlib import colormaps
 
-    pixels = images.detach().cpu().numpy()
-    heat = maps.detach().cpu().float().numpy().clip(0.0, 1.0)
+    # A map has no square pixels: small images are enlarged so that it stays smooth over them.
+    scale = max(1, _SMALL // max(images.shape[-2:]))
+    pixels = images.detach().cpu().numpy().repeat(scale, axis=2).repeat(scale, axis=3)
+    heat = _enlarged(maps, scale).numpy().clip(0.0, 1.0)
     shown, texts = [], []
     for image, values, caption in zip(pixels, heat, captions, strict=True):
         colours = np.moveaxis(colormaps["inferno"](values)[..., :3], -1, 0) * 255.0
@@ -60,3 +63,12 @@ def plot_grad_cam(
         texts += [tuple(caption), ("Grad-CAM",)]
     columns = max(2, columns - columns % 2)
     return plot_image_sheet(shown, texts, out, title, columns=columns)
+
+
+def _enlarged(maps: "Tensor", scale: int) -> "Tensor":
+    from torch.nn.functional import interpolate
+
+    maps = maps.detach().cpu().float()
+    if scale == 1:
+        return maps
+    return interpolate(maps[:, None], scale_factor=scale, mode="bilinear")[:, 0]

@@ -8,16 +8,10 @@ weight decay on every weight.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
-
-from common.config import RunContext, Source, option
+from common.config import option
 from common.data.info import DatasetInfo
-from common.data.labelled_images import normalized
 from common.models import ResNet
-from common.training import StepOutput, Task
+from common.training import classification
 from common.utils.errors import ConfigError
 
 
@@ -41,7 +35,7 @@ class ModelConfig:
             )
 
 
-class ClassificationTask(Task):
+class ClassificationTask(classification.ClassificationTask):
     """Cross-entropy of the class, from images normalised by the training split's statistics.
 
     Args:
@@ -49,37 +43,22 @@ class ClassificationTask(Task):
     """
 
     model: ResNet
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
 
-    def configure(self, info: DatasetInfo, context: RunContext) -> None:
-        classes = context.resolve("data.num_classes", info.num_classes, Source.DATA)
-        self.model = ResNet(
+    def build(self, info: DatasetInfo) -> ResNet:
+        """The network of the family with as many classes as the data has."""
+        return ResNet(
             "basic",
             [(self.config.depth - 2) // 6] * 3,
-            classes,
+            info.num_classes,
             in_channels=info.input_shape[0],
             width=self.config.width,
             stem="cifar",
             shortcut=self.config.shortcut,
         )
-        self.register_buffer("mean", torch.tensor(info.mean))
-        self.register_buffer("std", torch.tensor(info.std))
-
-    def forward(self, images: Tensor) -> Float[Tensor, "B K"]:
-        """Logits of uint8 images ``(B, C, H, W)``."""
-        return self.model(normalized(images, self.mean, self.std))
-
-    def train_step(self, batch: dict[str, Tensor]) -> StepOutput:
-        """Loss and accuracy of ``image``, uint8 ``(B, C, H, W)``, and ``label`` ``(B,)``."""
-        logits, labels = self(batch["image"]), batch["label"]
-        correct = (logits.argmax(1) == labels).sum()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        return StepOutput(loss, len(labels), {"accuracy": correct})
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """One group: the paper's weight decay of 1e-4 excepts nothing, batch norm included."""

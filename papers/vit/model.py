@@ -7,16 +7,14 @@ the classification task that sizes it from the data, and the models of Table 1 a
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from common.config import RunContext, Source, option
+from common.config import option
 from common.data.info import DatasetInfo
-from common.data.labelled_images import normalized
 from common.models import VisionTransformer
-from common.training import StepOutput, Task
+from common.training import classification
 from common.utils.errors import ConfigError
 from papers.vit.pretrained import load_pretrained
 
@@ -46,7 +44,7 @@ VIT_BASE = ModelConfig(patch_size=16, d_model=768, num_heads=12, num_layers=12, 
 VIT_LARGE = ModelConfig(patch_size=16, d_model=1024, num_heads=16, num_layers=24, d_ff=4096)
 
 
-class ClassificationTask(Task):
+class ClassificationTask(classification.ClassificationTask):
     """Cross-entropy of the class, from images normalised by the training split's statistics.
 
     Args:
@@ -55,43 +53,27 @@ class ClassificationTask(Task):
             and where the weights of all come from a run.
     """
 
-    # from papers.resnet.model: everything but the network
-
     model: VisionTransformer
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: ModelConfig, pretrained: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.config = config
         self._pretrained = pretrained
 
-    def configure(self, info: DatasetInfo, context: RunContext) -> None:
-        classes = context.resolve("data.num_classes", info.num_classes, Source.DATA)
-        self.model = build_model(self.config, info.input_shape, classes)
+    def build(self, info: DatasetInfo) -> VisionTransformer:
+        """The network, with the weights to start from."""
+        model = build_model(self.config, info.input_shape, info.num_classes)
         if self._pretrained is not None:
-            load_pretrained(self.model, self._pretrained)
+            load_pretrained(model, self._pretrained)
             self._pretrained = None
-        self.register_buffer("mean", torch.tensor(info.mean))
-        self.register_buffer("std", torch.tensor(info.std))
-
-    def forward(self, images: Tensor) -> Float[Tensor, "B K"]:
-        """Logits of uint8 images ``(B, C, H, W)``."""
-        return self.model(self.normalized(images))
+        return model
 
     def normalized(self, images: Tensor) -> Float[Tensor, "B C H W"]:
         """Images as the network sees them."""
-        pixels = normalized(images, self.mean, self.std)
+        pixels = super().normalized(images)
         if self.config.image_size is None:
             return pixels
         return F.interpolate(pixels, (self.config.image_size,) * 2, mode="bilinear", antialias=True)
-
-    def train_step(self, batch: dict[str, Tensor]) -> StepOutput:
-        """Loss and accuracy of ``image``, uint8 ``(B, C, H, W)``, and ``label`` ``(B,)``."""
-        logits, labels = self(batch["image"]), batch["label"]
-        correct = (logits.argmax(1) == labels).sum()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        return StepOutput(loss, len(labels), {"accuracy": correct})
 
 
 def build_model(

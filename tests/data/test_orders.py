@@ -6,7 +6,12 @@ from time import process_time
 import numpy as np
 import pytest
 
-from common.data.orders import BucketedBatches, ShuffledBatches, padding_share
+from common.data.orders import (
+    BalancedBatches,
+    BucketedBatches,
+    ShuffledBatches,
+    padding_share,
+)
 from common.utils.errors import ConfigError, DataError
 
 
@@ -16,6 +21,12 @@ def pairs_of_lengths(number: int, seed: int = 0) -> np.ndarray:
     source = np.exp(generator.normal(2.6, 0.35, number))
     target = source * np.exp(generator.normal(0, 0.18, number))
     return np.stack([source, target], axis=1).astype(np.int64) + 1
+
+
+def imbalanced() -> np.ndarray:
+    """1,000 labels of the classes 0, 3 and 7: 900, 95 and 5 of them, shuffled."""
+    labels = np.repeat([0, 3, 7], [900, 95, 5])
+    return np.random.default_rng(0).permutation(labels)
 
 
 def flat(batches: list[np.ndarray]) -> list[int]:
@@ -43,6 +54,8 @@ def test_drop_last_leaves_out_what_is_not_full():
     [
         lambda seed: ShuffledBatches(100, 7, seed),
         lambda seed: BucketedBatches(pairs_of_lengths(500), 200, seed),
+        lambda seed: BalancedBatches(imbalanced(), 7, seed),
+        lambda seed: BalancedBatches(imbalanced(), 7, seed, exact=True),
     ],
 )
 def test_an_order_is_pure_in_seed_and_epoch(make):
@@ -64,6 +77,8 @@ def test_an_order_is_pure_in_seed_and_epoch(make):
         ShuffledBatches(10, 3, drop_last=True),
         BucketedBatches(pairs_of_lengths(500), 200),
         BucketedBatches([7], 3),
+        BalancedBatches([0, 1, 1, 1, 2], 2),
+        BalancedBatches([0, 1, 1, 1, 2], 2, exact=True, drop_last=True),
     ],
 )
 def test_every_epoch_has_as_many_batches_as_the_order_says(order):
@@ -118,6 +133,46 @@ def test_buckets_come_in_no_order_of_length():
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.25
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_balanced_batches_hold_every_class_equally_often(exact: bool):
+    labels = imbalanced()
+    order = BalancedBatches(labels, 50, seed=1, exact=exact)
+    drawn = np.array([np.bincount(labels[flat(order(epoch))])[[0, 3, 7]] for epoch in range(20)])
+    assert (drawn.sum(1) == 1000).all()
+    expected = 1000 / 3
+    if exact:
+        assert np.abs(drawn - expected).max() < 1
+        assert drawn.mean(0) == pytest.approx(expected, abs=0.6)
+    else:
+        deviation = (1000 * 1 / 3 * 2 / 3) ** 0.5
+        assert np.abs(drawn - expected).max() < 5 * deviation
+        assert np.abs(drawn.mean(0) - expected).max() < 5 * deviation / 20**0.5
+    assert {len(batch) for batch in order(0)} == {50}
+
+
+def test_exactly_balanced_samples_of_a_class_come_equally_often():
+    labels = imbalanced()
+    times = np.bincount(flat(BalancedBatches(labels, 50, exact=True)(0)), minlength=1000)
+    for name in (0, 3, 7):
+        assert np.ptp(times[labels == name]) <= 1
+    assert times[labels == 7].min() >= 66
+
+
+def test_over_the_epochs_every_sample_comes():
+    labels = imbalanced()
+    order = BalancedBatches(labels, 50)
+    seen = {index for epoch in range(30) for index in flat(order(epoch))}
+    assert len(seen) == 1000
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_more_classes_than_places_of_a_batch(exact: bool):
+    order = BalancedBatches(np.arange(200), 3, exact=exact)
+    assert sorted(len(batch) for batch in order(0)) == [2] + [3] * 66
+    if exact:
+        assert sorted(flat(order(0))) == list(range(200))
+
+
 def test_padding_share_of_a_case_counted_by_hand():
     # Sides of 2 x 5 and 2 x 3 places, then one sample without padding: 4 + 1 + 3 + 2 + 5 of 21.
     lengths = [[5, 1], [4, 3], [3, 2]]
@@ -138,6 +193,9 @@ def test_drawing_an_epoch_of_a_million_pairs_takes_about_a_second():
         (lambda: ShuffledBatches(10, 0), ConfigError, "batch_size is 0"),
         (lambda: ShuffledBatches(0, 4), DataError, "no samples"),
         (lambda: ShuffledBatches(3, 4, drop_last=True), DataError, "drop_last"),
+        (lambda: BalancedBatches([], 4), DataError, "no samples"),
+        (lambda: BalancedBatches([1, 2], 0), ConfigError, "batch_size is 0"),
+        (lambda: BalancedBatches([[1, 2]], 1), DataError, "shape"),
         (lambda: BucketedBatches([], 10), DataError, "no samples"),
         (lambda: BucketedBatches([3, 2], 0), ConfigError, "max_tokens is 0"),
         (lambda: BucketedBatches([[3, 2], [4, 0]], 10), DataError, "sample 1 .*at least"),

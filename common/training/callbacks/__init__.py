@@ -13,6 +13,7 @@ from common.training.callbacks.profiler import Profiler
 from common.training.callbacks.progress import Progress
 from common.training.callbacks.stopping import EarlyStopping, ReduceOnPlateau
 from common.training.callbacks.throughput import Throughput
+from common.training.callbacks.unfreeze import Unfreeze
 from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean
 
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "ReduceOnPlateau",
     "Throughput",
+    "Unfreeze",
     "standard_callbacks",
 ]
 

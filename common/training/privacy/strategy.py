@@ -181,7 +181,6 @@ class PrivateUpdater(Updater):
         channels_last: bool = False,
     ) -> None:
         super().__init__(task, optimizer, strategy, precision, channels_last)
-        self._task = task
         self._private = strategy
         self._dp = optimizer
         self._is_rehearsed = False

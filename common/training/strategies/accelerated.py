@@ -95,5 +95,9 @@ class AcceleratedStrategy(DistributedStrategy):
         self._wrapped = self._accelerator.prepare_model(TrainStepModule(task))
         return self._wrapped
 
+    def unwrap(self) -> None:
+        self._wrapped = None
+        self._accelerator._models.clear()
+
     def gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
         return nullcontext() if enabled else self._accelerator.no_sync(self._wrapped)

@@ -86,6 +86,9 @@ class Strategy:
         """The callable that runs one training micro-batch of ``task``."""
         return task.train_step
 
+    def unwrap(self) -> None:
+        """Forget what ``wrap`` made, with its hooks on the parameters, so that it may come again."""
+
     def callbacks(self) -> "list[Callback]":
         """What the strategy itself hangs on a run."""
         return []

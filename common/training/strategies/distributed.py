@@ -135,6 +135,9 @@ class DDPStrategy(DistributedStrategy):
         )
         return self._wrapped
 
+    def unwrap(self) -> None:
+        self._wrapped = None
+
     def gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
         if enabled or self._wrapped is None:
             return nullcontext()

@@ -14,9 +14,11 @@ report.txt, report.json, report.png: look at the report before you train.
 
 import argparse
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from common.utils.errors import InputError, exit_on_error
+from projects.image_classification.core.split_options import SplitOptions
 
 
 def main() -> None:
@@ -36,21 +38,11 @@ def _split(arguments: argparse.Namespace) -> None:
     # PyTorch is imported by these, so that --help need not wait for it.
     from common.utils.logging import setup_logger
     from projects.image_classification.core.data_report import report_text
-    from projects.image_classification.core.splitting import SplitOptions, split_dataset
+    from projects.image_classification.core.splitting import split_dataset
 
     setup_logger()
-    options = SplitOptions(
-        folds=arguments.folds,
-        test_share=arguments.test_share,
-        val_share=arguments.val_share,
-        seed=arguments.seed,
-        group_by=arguments.group_by,
-        near_duplicates=arguments.near_duplicates,
-        hash_distance=arguments.hash_distance,
-        on_bad=arguments.on_bad,
-        keep_test=arguments.keep_test,
-        workers=arguments.workers,
-    )
+    given = vars(arguments)
+    options = SplitOptions(**{field.name: given[field.name] for field in fields(SplitOptions)})
     options.check()
     if arguments.dataset is not None:
         from projects.image_classification.core.stored_folder import default_folder, unpack_dataset
@@ -72,61 +64,68 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ml-split", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add(
+    data = parser.add_argument_group("data")
+    data.add_argument(
         *("--raw_data", "--raw-data"),
         type=Path,
         metavar="FOLDER",
         help="folder with a folder of images for each class, such as data/NAME/raw",
     )
-    add(
+    data.add_argument(
         "--dataset",
         metavar="NAME",
         help="a data set of the store, or embedded/digits: unpacked to image files once",
     )
-    add("--config", metavar="NAME", help="configuration of the data set of the store")
-    add("--folds", type=int, default=5, metavar="K", help="1 is one pair of train and val (5)")
-    add("--test-share", type=float, default=0.1, metavar="SHARE", help="of all images (0.1)")
-    add(
-        "--val-share",
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="of what is no test, with --folds 1 (0.2)",
-    )
-    add("--seed", type=int, default=0, help="another seed is another split (0)")
-    add(
-        "--group-by",
-        metavar="REGEX|CSV",
-        help="what stays on one side: a regular expression whose first group, found in the path "
-        "below the raw folder, names the group; or a CSV file with the columns path,group",
-    )
-    add(
-        "--near-duplicates",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep images that look alike on one side; equal files always are (yes)",
-    )
-    add(
-        "--hash-distance",
-        type=int,
-        default=6,
-        metavar="BITS",
-        help="of 63, in which two that look alike may differ, 0 to 16 (6)",
-    )
-    add(
+    data.add_argument("--config", metavar="NAME", help="configuration of the stored data set")
+    data.add_argument(
         "--on-bad",
         choices=("skip", "fail"),
-        default="skip",
-        help="leave images that do not decode out and list them, or stop (skip)",
+        help="images that do not decode: leave them out and list them, or stop (%(default)s)",
     )
-    add(
+    data.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode; 0 is this one (%(default)s)",
+    )
+    sets = parser.add_argument_group("sets")
+    sets.add_argument(
+        "--folds", type=int, metavar="K", help="1 is one pair of train and val (%(default)s)"
+    )
+    sets.add_argument(
+        "--test-share", type=float, metavar="SHARE", help="of all images (%(default)s)"
+    )
+    sets.add_argument(
+        "--val-share",
+        type=float,
+        metavar="SHARE",
+        help="of what is not for the test, with --folds 1 (%(default)s)",
+    )
+    sets.add_argument("--seed", type=int, help="another seed is another split (%(default)s)")
+    sets.add_argument(
         "--keep-test",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="own_test.txt beside the raw folder, as --dataset writes it, is the test set (yes)",
     )
-    add("--workers", type=int, default=0, metavar="N", help="processes that decode (0: this one)")
+    same = parser.add_argument_group("what stays on one side")
+    same.add_argument(
+        "--group-by",
+        metavar="REGEX|CSV",
+        help="a regular expression whose first group, found in the path below the raw folder, "
+        "names the group; or a CSV file with the columns path,group",
+    )
+    same.add_argument(
+        "--near-duplicates",
+        action=argparse.BooleanOptionalAction,
+        help="images that look alike (yes); equal files always stay together",
+    )
+    same.add_argument(
+        "--hash-distance",
+        type=int,
+        metavar="BITS",
+        help="of 63, in which two that look alike may differ, 0 to 16 (%(default)s)",
+    )
+    parser.set_defaults(**asdict(SplitOptions()))
     return parser
 
 

@@ -38,7 +38,9 @@ class DataConfig:
         choices=("fail", "skip"),
     )
     sampling: str = option(
-        "shuffle, or balanced: every class equally often", "shuffle", choices=("shuffle", "balanced")
+        "shuffle, or balanced: every class equally often",
+        "shuffle",
+        choices=("shuffle", "balanced"),
     )
     cache: str = option(
         "keep decoded and resized images: none, memory, or disk (a memory-mapped file)",
@@ -53,7 +55,9 @@ class DataConfig:
 class DPConfig:
     """What ``training.trainer_type: dp`` promises about each training image."""
 
-    noise_multiplier: float | None = option("noise over max_grad_norm; excludes target_epsilon", None)
+    noise_multiplier: float | None = option(
+        "noise over max_grad_norm; excludes target_epsilon", None
+    )
     max_grad_norm: float = option("largest norm of one image's gradient", 1.0, gt=0)
     target_epsilon: float | None = option(
         "the budget: it decides the noise; excludes noise_multiplier", None, gt=0
@@ -89,7 +93,9 @@ class TrainingConfig:
     clip_norm: float = option("largest joint norm of the gradients; 0: no clipping", 0.0, ge=0)
     device: str = option("auto, cpu, cuda or cuda:N", "auto")
     ema_decay: float = option("moving average of the weights, evaluated; 0: none", 0.0, ge=0, lt=1)
-    early_stopping: int = option("epochs without a better monitor before the end; 0: never", 0, ge=0)
+    early_stopping: int = option(
+        "epochs without a better monitor before the end; 0: never", 0, ge=0
+    )
     monitor: str = option("what makes best.pt", "val_acc", choices=METRICS)
     compile: bool = option("torch.compile the network", False)
     channels_last: bool = option("images with their channels innermost", False)
@@ -131,7 +137,16 @@ class SchedulerConfig:
     name: str = option(
         "shape after the warm-up",
         "cosine",
-        choices=("constant", "cosine", "linear", "step", "multistep", "exponential", "plateau", "wsd"),
+        choices=(
+            "constant",
+            "cosine",
+            "linear",
+            "step",
+            "multistep",
+            "exponential",
+            "plateau",
+            "wsd",
+        ),
     )
     warmup_epochs: float = option("linear warm-up from 0; parts of an epoch count", 0.0, ge=0)
     final_factor: float = option("cosine, linear, wsd: the last rate over the peak", 0.0, ge=0)
@@ -173,15 +188,13 @@ class SearchConfig:
     )
     n_trials: int = option("trials of this command", 50, ge=1)
     timeout: float | None = option("seconds after which no trial begins", None, gt=0)
-    direction: str | None = option(
-        "null: as metric asks", None, choices=("maximize", "minimize")
-    )
+    direction: str | None = option("null: as metric asks", None, choices=("maximize", "minimize"))
     metric: str = option("what a trial is judged by", "val_acc", choices=METRICS)
     fold: int | str = option("what a trial trains: a fold, or all: the mean over folds", 0)
     sampler: SearchTypeConfig = nested(SearchTypeConfig)
     pruner: SearchTypeConfig = nested(SearchTypeConfig)
     search_space: dict[str, Any] = option(
-        'by key: {type: loguniform|uniform|int, low, high} or {type: categorical, choices}', {}
+        "by key: {type: loguniform|uniform|int, low, high} or {type: categorical, choices}", {}
     )
 
 
@@ -216,7 +229,9 @@ class Config:
         for key, reason in reasons.items():
             section, name = key.split(".")
             if value := getattr(getattr(self, section), name):
-                raise ConfigError(f"{key} is {value:g}, but with trainer_type dp {reason}; set it to 0")
+                raise ConfigError(
+                    f"{key} is {value:g}, but with trainer_type dp {reason}; set it to 0"
+                )
         if isinstance(self.loss.class_weights, str) and self.loss.class_weights != "none":
             raise ConfigError(
                 f"loss.class_weights is {self.loss.class_weights}, which counts the private images; "

@@ -10,7 +10,9 @@ from projects.image_classification.core.config import Config
 FOLDER = Path(__file__).resolve().parents[1]
 
 
-def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> tuple[Config, RunContext]:
+def load_config(
+    file: str | Path | None, overrides: Sequence[str] = ()
+) -> tuple[Config, RunContext]:
     """The configuration of a file with ``key=value`` words.
 
     Args:

@@ -1,7 +1,7 @@
 """The images that index files list, read by one recipe: for training also cropped and augmented.
 
-    datasets = get_datasets(config)          # {"train": ..., "val": ..., "test": ...}
-    datasets["train"][0]                     # {"image": uint8 (C, H, W), "label": 3}
+datasets = get_datasets(config)          # {"train": ..., "val": ..., "test": ...}
+datasets["train"][0]                     # {"image": uint8 (C, H, W), "label": 3}
 """
 
 from collections.abc import Callable, Sequence
@@ -120,9 +120,7 @@ class IndexedImageDataset(ImageDataset):
         labels = labels_of(listed, self.class_names, index_file)
         sources = find_files(index_file, listed, data_dir)
         images = PreprocessedImages(sources, preprocessing, augmentation)
-        super().__init__(
-            images, labels, len(self.class_names), on_bad=on_bad, workers=workers
-        )
+        super().__init__(images, labels, len(self.class_names), on_bad=on_bad, workers=workers)
         self.paths = [listed[i] for i in self.indices]
         if cache != "none":
             kept = [sources[i] for i in self.indices]

@@ -72,22 +72,16 @@ def _targets(counts: Integers, shares: Sequence[Fraction], needed: Sequence[int]
     would have none come first, then those that got the least so far.
     """
     targets = np.zeros((len(shares), len(counts)), np.int64)
-    owed = [Fraction(0)] * len(shares)
+    owed = [Fraction(0)] * len(shares)  # over all classes so far
     for label, count in enumerate(counts.tolist()):
         ideal = [share * count for share in shares]
         given = [int(value) for value in ideal]  # rounded down
-        odd = count - sum(given)
         owed = [debt + value for debt, value in zip(owed, ideal, strict=True)]
-        may_have = [part for part in range(len(shares)) if ideal[part] > given[part]]
-        rank = {part: place for place, part in enumerate(needed)}
-
-        def urgency(
-            part: int, given: list[int] = given, owed: list[Fraction] = owed
-        ) -> tuple[bool, int, Fraction, int]:
-            is_empty = given[part] == 0 and part in rank
-            return (not is_empty, rank[part] if is_empty else 0, given[part] - owed[part], part)
-
-        for part in sorted(may_have, key=urgency)[:odd]:
+        waiting = [part for part in range(len(shares)) if ideal[part] > given[part]]
+        empty = [part for part in needed if part in waiting and not given[part]]
+        others = [part for part in waiting if part not in empty]
+        others.sort(key=[n - debt for n, debt in zip(given, owed, strict=True)].__getitem__)
+        for part in (empty + others)[: count - sum(given)]:
             given[part] += 1
         owed = [debt - value for debt, value in zip(owed, given, strict=True)]
         targets[:, label] = given

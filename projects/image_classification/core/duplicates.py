@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.data.perceptual_hash import Indices, alike_groups, joined
+from common.data.perceptual_hash import DISTANCE, Indices, alike_groups, joined
 from projects.image_classification.core.image_facts import ImageFacts
-
-DISTANCE = 6  # bits; above it small pictures of one kind begin to form chains of hundreds
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """From the keys of a classification's configuration to the values of the one Trainer."""
 
-from collections.abc import Sequence
-from pathlib import Path
 
-from common.config import RunContext
 from common.training import (
     Callback,
     ExperimentConfig,

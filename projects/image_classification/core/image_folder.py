@@ -72,6 +72,7 @@ def find_images(raw: Path) -> ImageFolder:
         )
     if not raw.name:
         raise DataError(f"{raw} cannot be the raw folder; give one such as data/pets/raw")
+    _refuse_folder_above(raw)
     found = ImageFolder(raw)
     walk = _Walk(raw, found)
     walk.go()
@@ -161,6 +162,17 @@ def file_kinds(names: list[str]) -> list[tuple[str, int]]:
     """The endings of some files and how many have each, the commonest first."""
     counts = Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _refuse_folder_above(raw: Path) -> None:
+    """``data/pets`` or ``data`` instead of ``data/pets/raw`` would make classes of data sets."""
+    inner = raw / "raw"
+    if not inner.is_dir():
+        sealed = sorted(raw.glob("*/splits/split.json"))
+        if not sealed:
+            return
+        inner = sealed[0].parent.parent / "raw"
+    raise DataError(f"{raw} is the folder above the raw folder; did you mean {inner}?")
 
 
 def _nothing_found(found: ImageFolder, class_names: set[str]) -> str:

@@ -35,7 +35,7 @@ def draw_report(report: Mapping[str, Any], facts: ImageFacts) -> bytes:
     with house_style():
         rcParams["axes.axisbelow"] = True
         figure = new_figure(11.0, height)
-        left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.0])
+        left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.0], squeeze=False)[0]
         (_bars if few else _curve)(left.subplots(), classes)
         sizes, kinds = right.subplots(2, 1, height_ratios=[1.6, 1.0])
         _sizes(sizes, facts)

@@ -14,6 +14,7 @@ from projects.image_classification.core.config import Config
 
 RUNS = Path("runs")
 WEIGHTS = "weights"
+EVALUATION = "evaluation"
 _SHORT = {"batch_size": "batch", "num_epochs": "epochs"}
 _UNNAMED = ("data.fold", "data.data_dir", "data.dataset_name")
 _LONGEST = 100

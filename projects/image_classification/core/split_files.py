@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from common.utils.errors import DataError
 from common.utils.files import (
     atomic_write,
@@ -104,6 +106,7 @@ def write_split(split: Split, original_names: dict[str, str], others: dict[str, 
     """
     splits = split.folder / "splits"
     seal = splits / "split.json"
+    _tell_of_change(seal, split.facts)
     with explained_write(splits):
         seal.unlink(missing_ok=True)
         fsync_dir(splits)
@@ -166,7 +169,9 @@ def read_classes(folder: Path) -> list[str]:
     splits = folder / "splits"
     if (splits / "classes.json").is_file():
         return [str(name) for name in _read_json(splits / "classes.json", folder)["class_names"]]
-    lists = [p for p in splits.glob("*.txt") if p.name == "test.txt" or _FOLD_FILE.fullmatch(p.name)]
+    lists = [
+        p for p in splits.glob("*.txt") if p.name == "test.txt" or _FOLD_FILE.fullmatch(p.name)
+    ]
     found = {name.split("/")[1] for p in lists for name in read_index(p) if name.count("/") > 1}
     if not found:
         raise DataError(
@@ -174,6 +179,25 @@ def read_classes(folder: Path) -> list[str]:
             f"ml-split --raw_data {folder / 'raw'}"
         )
     return sorted(found)
+
+
+def _tell_of_change(seal: Path, facts: dict[str, Any]) -> None:
+    """Say so if this split replaces another one: results on the two cannot be compared."""
+    try:
+        before = json.loads(seal.read_text(encoding="utf-8"))
+        options, now = before["options"], facts["options"]
+        changed = [
+            f"{key} {options.get(key)} -> {now[key]}" for key in now if options.get(key) != now[key]
+        ]
+        if before["contents_sha256"] != facts["contents_sha256"]:
+            changed.append("the images")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if changed:
+        logger.warning(
+            f"this replaces a split of {before.get('images')} images made with other settings "
+            f"({', '.join(changed)}): what was trained on it cannot be compared with what comes now"
+        )
 
 
 def as_json(content: Any) -> str:

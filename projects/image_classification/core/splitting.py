@@ -10,7 +10,7 @@ images in both the test set and a fold, or in two folds.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.perceptual_hash import MAX_DISTANCE
-from common.utils.errors import DataError, InputError
+from common.utils.errors import DataError
 from common.utils.files import sha256_file
-from common.utils.options import check_option, check_seed
 from projects.image_classification.core.data_report import make_report, report_text
 from projects.image_classification.core.dealing import Integers, deal
-from projects.image_classification.core.duplicates import DISTANCE, find_duplicates, join_names
+from projects.image_classification.core.duplicates import find_duplicates, join_names
 from projects.image_classification.core.grouping import read_groups
 from projects.image_classification.core.image_facts import ImageFacts, look_at
 from projects.image_classification.core.image_folder import ImageFolder, find_images
@@ -37,61 +35,10 @@ from projects.image_classification.core.split_files import (
     prepare,
     write_split,
 )
+from projects.image_classification.core.split_options import SplitOptions
 from projects.image_classification.core.stored_folder import OWN_TEST, original_class_names
 
 TEST, LEFT_OUT = -1, -2  # parts; folds are 0, 1, ...
-_MAX_FOLDS = 1000
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """How to split; the defaults are those of ``ml-split``.
-
-    Attributes:
-        folds: Each is validated on once; 1 makes one pair of training and validation.
-        test_share: Of all images, from 0 to below 1.
-        val_share: Of the images outside of the test set, with one fold.
-        seed: Another seed is another split.
-        group_by: A regular expression or a CSV file, see ``grouping.read_groups``.
-        near_duplicates: Keep images that look alike on one side; exact copies always are.
-        hash_distance: Bits in which the hashes of two that look alike may differ, 0 to 16.
-        on_bad: ``skip`` leaves images that do not decode out and lists them; ``fail`` stops.
-        keep_test: A list ``own_test.txt`` beside the raw folder is the test set.
-        workers: Processes that decode.
-    """
-
-    folds: int = 5
-    test_share: float = 0.1
-    val_share: float = 0.2
-    seed: int = 0
-    group_by: str | None = None
-    near_duplicates: bool = True
-    hash_distance: int = DISTANCE
-    on_bad: str = "skip"
-    keep_test: bool = True
-    workers: int = 0
-
-    def check(self) -> None:
-        """Refuse values without a meaning.
-
-        Raises:
-            InputError: naming the option.
-        """
-        check_option("--folds", self.folds, 1, _MAX_FOLDS)
-        check_option("--hash-distance", self.hash_distance, 0, MAX_DISTANCE)
-        check_option("--workers", self.workers, 0, 1024)
-        check_seed(self.seed)
-        if not 0 <= self.test_share < 1:
-            raise InputError(
-                f"--test-share is {self.test_share}, expected a share from 0 to below 1, such as "
-                "0.1 for a tenth"
-            )
-        if not 0 < self.val_share < 1:
-            raise InputError(
-                f"--val-share is {self.val_share}, expected a share between 0 and 1, such as 0.2"
-            )
-        if self.on_bad not in ("skip", "fail"):
-            raise InputError(f"--on-bad is '{self.on_bad}', expected skip or fail")
 
 
 def split_dataset(raw: Path, options: SplitOptions, progress: bool = False) -> Split:
@@ -128,8 +75,8 @@ def split_dataset(raw: Path, options: SplitOptions, progress: bool = False) -> S
     groups = copies.groups
     if options.group_by is not None:
         groups = join_names(groups, read_groups(options.group_by, names))
-    index = {name: position for position, name in enumerate(class_names)}
-    labels = np.array([index[name] for name in classes], np.int64)
+    class_index = {name: position for position, name in enumerate(class_names)}
+    labels = np.array([class_index[name] for name in classes], np.int64)
     own_test = folder / OWN_TEST
     kept = _kept_test(own_test, names, found, facts) if options.keep_test else None
     parts = _parts(names, labels, class_names, groups, options, kept)

@@ -1,14 +1,13 @@
 """The task of a classification: the network, the loss and the rates its configuration names."""
 
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from common.data.info import DatasetInfo
 from common.losses.config import build_loss
 from common.training.classification import ClassificationTask
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.models import get_model, head_of
+from projects.image_classification.core.models import get_model
 
 
 class ImageClassifier(ClassificationTask):

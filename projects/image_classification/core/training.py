@@ -1,8 +1,8 @@
 """One fold from its configuration to its record: trained, measured, drawn, described.
 
-    config, context = load_config("configs/digits_config.yaml", ["data.fold=2"])
-    outcome = train_fold(config, context)
-    outcome.metrics["test/accuracy"]
+config, context = load_config("configs/digits_config.yaml", ["data.fold=2"])
+outcome = train_fold(config, context)
+outcome.metrics["test/accuracy"]
 """
 
 import json
@@ -37,6 +37,7 @@ from projects.image_classification.core.predictions import (
     read_predictions,
 )
 from projects.image_classification.core.run_directories import (
+    EVALUATION,
     RUNS,
     WEIGHTS,
     dataset_name,
@@ -45,7 +46,6 @@ from projects.image_classification.core.run_directories import (
 from projects.image_classification.core.task import ImageClassifier
 
 CALIBRATION = "calibration"
-EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
