@@ -50,6 +50,12 @@ def parser() -> Parser:
         "the folders below --images DIR are named as the classes: also report the accuracy",
         action="store_true",
     )
+    parser.option(
+        "plots",
+        "draw the report of a test set; default: yes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+    )
     return parser
 
 
@@ -79,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             data_dir=_path(arguments.data_dir),
             flips=arguments.tta == "flip",
             labelled=arguments.labelled,
+            draws=arguments.plots,
         )
         infer = infer_split if arguments.images is None else infer_images
         sys.exit(infer(options))

@@ -10,7 +10,7 @@ hand, and which weights could be downloaded, plays no part.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,9 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Cla
     config, context = _own_config(path)
     names = tuple(config.data.class_names or ())
     temperature = _temperature(state, path)
-    task = ImageClassifier(config, has_weights=True)
+    # Where the training began plays no part: its weights are here.
+    model = replace(config.model, pretrained=False, weights=None)
+    task = ImageClassifier(replace(config, model=model), has_weights=True)
     task.configure(dataset_info(config, {}), context)
     if config.training.trainer_type == "dp":
         _replace_layers(task)

@@ -24,6 +24,7 @@ from projects.image_classification.core.predictions import (
     read_predictions,
 )
 from projects.image_classification.core.reading import read_images
+from projects.image_classification.core.run_directories import EVALUATION
 from projects.image_classification.core.split_files import read_classes
 
 _NAMED = 5  # of a list, in a message
@@ -176,7 +177,7 @@ def difference_from_record(classifier: Classifier, made: Predictions) -> float |
         0 if they are the same to the last bit; ``None`` if there is no record of these weights
         and these images.
     """
-    file = run_directory(classifier.path) / "evaluation" / "test.pt"
+    file = run_directory(classifier.path) / EVALUATION / "test.pt"
     if not file.is_file() or classifier.path.name != "best.pt":
         return None
     recorded = read_predictions(file)

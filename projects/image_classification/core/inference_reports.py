@@ -6,6 +6,7 @@ Each returns the exit code: 0, or 2 if images could not be read and ``--on-bad f
 import csv
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from common.metrics.calibration import TemperatureScaling
 from common.metrics.classification import ClassificationReport, classification_metrics
 from common.metrics.predictions import write_predictions
 from common.training.strategies import Strategy
@@ -28,6 +30,9 @@ from projects.image_classification.core.classifier import (
     load_classifier,
     run_directory,
 )
+from projects.image_classification.core.datasets import IndexedImageDataset
+from projects.image_classification.core.evaluating import pixels_of
+from projects.image_classification.core.evaluation_report import write_evaluation
 from projects.image_classification.core.image_places import FoundImages, find_places
 from projects.image_classification.core.inference import (
     FilePredictions,
@@ -36,7 +41,9 @@ from projects.image_classification.core.inference import (
     predict_dataset,
     predict_files,
 )
-from projects.image_classification.core.predictions import Predictions
+from projects.image_classification.core.predictions import Predictions, read_predictions
+from projects.image_classification.core.run_directories import EVALUATION
+from projects.image_classification.core.task import ImageClassifier
 
 _SHOWN = 20  # lines of a list on the terminal
 
@@ -59,6 +66,7 @@ class InferenceOptions:
         data_dir: The data set's folder, if it was moved.
         flips: Whether to look at mirrored images as well.
         labelled: Whether the folders of the images are named as their classes.
+        draws: Whether the report of a test set has pictures.
     """
 
     checkpoint: Path
@@ -73,6 +81,7 @@ class InferenceOptions:
     data_dir: Path | None = None
     flips: bool = False
     labelled: bool = False
+    draws: bool = True
 
 
 def infer_split(options: InferenceOptions) -> int:
@@ -92,7 +101,7 @@ def infer_split(options: InferenceOptions) -> int:
     names = list(classifier.class_names)
     report = classification_metrics(made.logits, made.labels, names, top_k)
     directory = _new_directory(classifier, options.output)
-    _write_report(directory, classifier, made, report, options.flips)
+    _write_report(directory, classifier, dataset, made, options, report)
     sys.stdout.write(f"{report.to_text().rstrip()}\n")
     for line in _lines(classifier, made, options.flips):
         sys.stdout.write(f"{line}\n")
@@ -167,27 +176,53 @@ def _new_directory(classifier: Classifier, given: Path | None) -> Path:
 def _write_report(
     directory: Path,
     classifier: Classifier,
+    dataset: IndexedImageDataset,
     made: Predictions,
+    options: InferenceOptions,
     report: ClassificationReport,
-    flips: bool,
 ) -> None:
-    probabilities = classifier.probabilities(made.logits)
-    names = classifier.class_names
-    write_predictions(
-        directory / "predictions.csv", made.ids, made.labels, probabilities, names
+    """What training writes of its own evaluation, of these images."""
+    values = classifier.config.evaluation
+    task = classifier.task
+    assert isinstance(task, ImageClassifier)
+    write_evaluation(
+        directory,
+        report,
+        made.logits,
+        made.labels,
+        made.ids,
+        list(classifier.class_names),
+        images=pixels_of(dataset),
+        model=task.model,
+        to_input=lambda images: task.normalized(images.to(classifier.device)),
+        scaling=_scaling(classifier),
+        split="test" if options.index_file is None else options.index_file.stem,
+        bins=values.calibration_bins,
+        num_mistakes=values.num_mistakes,
+        num_grad_cam=values.grad_cam,
+        draws=options.draws,
     )
-    lines = "\n".join(_lines(classifier, made, flips))
-    atomic_write_text(directory / "report.txt", f"{report.to_text().rstrip()}\n{lines}\n")
     content = {
         "checkpoint": classifier.path.as_posix(),
         "checkpoint_sha256": classifier.sha256,
         "temperature": classifier.temperature,
-        "tta": "flip" if flips else None,
-        "difference_from_training": None if flips else difference_from_record(classifier, made),
-        "metrics": report.to_dict(),
+        "tta": "flip" if options.flips else None,
+        "largest_difference_from_training": (
+            None if options.flips else difference_from_record(classifier, made)
+        ),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    atomic_write_text(directory / "report.json", text)
+    atomic_write_text(directory / "inference.json", text)
+
+
+def _scaling(classifier: Classifier) -> TemperatureScaling | None:
+    """The checkpoint's temperature with what it was fitted on, if the run still has that."""
+    record = run_directory(classifier.path) / EVALUATION / "val.pt"
+    if not classifier.is_calibrated or not record.is_file():
+        return None
+    held_out = read_predictions(record)
+    scaling = TemperatureScaling.fit(held_out.logits, held_out.labels)
+    return scaling if math.isclose(scaling.temperature, classifier.temperature) else None
 
 
 def _lines(classifier: Classifier, made: Predictions, flips: bool) -> list[str]:
