@@ -12,6 +12,7 @@ rotted on a disk gets into a training. The memory of a file is shared by all pro
 import json
 import mmap
 import os
+import platform
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -29,6 +30,9 @@ _HEADER = struct.Struct("<8sIIQQQ24x")
 _MAGIC = b"RPIXELS\n"
 _VERSION = 1
 _WORD = 8
+_USUAL = ("x86_64", "aarch64")
+# MAP_NORESERVE, which Python's mmap has no name for before 3.13.
+_NO_RESERVE = 0x4000 if platform.system() == "Linux" and platform.machine() in _USUAL else 0
 _ROW = np.dtype([("start", "<i8"), ("height", "<i4"), ("width", "<i4"), ("sum", "<u8")])
 
 
@@ -109,8 +113,11 @@ def load(path: Path, key: str) -> Pixels:
         size = os.fstat(file.fileno()).st_size
         if size < _HEADER.size:
             raise DamagedFile(f"it has {size} bytes, less than a header")
-        # Private pages: whoever writes into an image changes no file, and no other process's.
-        memory = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+        # Private pages: whoever writes into an image changes no file, and no other process's. No
+        # memory is set aside for that, or a file larger than memory would be refused.
+        flags = mmap.MAP_PRIVATE | _NO_RESERVE
+        mapped = mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = np.frombuffer(mapped, np.uint8)
     header = memory[: _HEADER.size].tobytes()
     magic, version, _, start, length, expected = _HEADER.unpack(header)
     if magic != _MAGIC or version != _VERSION:

@@ -2,7 +2,7 @@
 
 An allocation of more than 32 MiB goes back to the system when it is freed, and every page of the
 next is mapped and cleared anew: that, and not the arithmetic, is most of what the usual expression
-costs for a batch of photos. The buffer is handed out only while nobody else holds it.
+costs for a batch of photos. A buffer is handed out only while nobody else holds it.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+_ROOMS = 2  # buffers kept: a loop often holds one result while it asks for the next
 _CHUNK = 1 << 19  # values worked on at once; as floats they stay in a core's cache
 
 
@@ -19,7 +20,7 @@ class Normalize(nn.Module):
     """``(images / 255 - mean) / std``: mean 0 and standard deviation 1 in every channel.
 
     The result is that of the plain expression to the last bit and keeps the layout of the images
-    (contiguous, or channels last). uint8 images on the CPU go into a buffer that the next
+    (contiguous, or channels last). uint8 images on the CPU go into a buffer that a later
     batch uses again, once neither a graph that waits for its backward pass nor anybody else holds
     the result; elsewhere, and while a model is traced, compiled or exported, the plain expression
     is computed.
@@ -45,7 +46,7 @@ class Normalize(nn.Module):
         )
         self.register_buffer("mean", centre, persistent=False)
         self.register_buffer("std", torch.where(spread > 0, spread, 1.0), persistent=False)
-        self._buffer: Tensor | None = None
+        self._rooms: list[Tensor] = []
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise a batch.
@@ -80,16 +81,17 @@ class Normalize(nn.Module):
         return result.permute(restore)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the buffer: a copy of the module makes its own."""
-        return {**self.__dict__, "_buffer": None}
+        """Without the buffers: a copy of the module makes its own."""
+        return {**self.__dict__, "_rooms": []}
 
     def _room(self, size: int) -> Tensor:
         """A flat float32 tensor of a size that nobody holds."""
-        buffer = self._buffer
-        if buffer is None or len(buffer) < size or _holders(buffer) > _ALONE:
+        kept = [buffer for buffer in self._rooms if len(buffer) >= size]
+        buffer = next((buffer for buffer in kept if _holders(buffer) == _ALONE), None)
+        if buffer is None:
             buffer = torch.empty(size)
             if not torch.is_inference_mode_enabled():  # its tensors may not be used outside
-                self._buffer = buffer
+                self._rooms = [*kept, buffer][-_ROOMS:]
         return buffer.detach()[:size]
 
 

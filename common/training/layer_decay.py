@@ -54,7 +54,8 @@ def layered_groups(
     named = dict(model.named_parameters())
     if head and not any(_is_below(name, head) for name in named):
         raise ConfigError(f"{type(model).__name__} has no layer '{head}' to be its head")
-    kept = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    undecayed: Any = getattr(model, "no_weight_decay", None)
+    kept = set() if undecayed is None else set(undecayed())
     groups: dict[tuple[float, float], list[Parameter]] = {}
     for name, parameter in named.items():
         if not (parameter.requires_grad or with_frozen):
@@ -81,10 +82,11 @@ def layer_depths(model: nn.Module, head: str = "") -> dict[str, int]:
             class token, positions) to the first.
         head: The name of the last layer.
     """
-    if hasattr(model, "group_matcher"):
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is not None:
         from timm.models import group_parameters
 
-        depths = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        depths = group_parameters(model, matcher(coarse=False), reverse=True)
         found = {name: int(depths[name]) for name, _ in model.named_parameters()}
     else:
         layers = _layers(model, "")

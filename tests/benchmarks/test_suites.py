@@ -1,18 +1,20 @@
 """Every suite runs, ours and raw only, and what it compares is the same training."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import step_overhead, whole_fit
+from benchmarks import image_pipeline, step_overhead, whole_fit
 from benchmarks.checkpoints import checkpoints
 from benchmarks.harness import Result, run_python
 from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
 from benchmarks.peers import PEERS
 from benchmarks.report import filled
 from benchmarks.workloads import Classifier, Loop, Workload, mlp_on_digits, run_loop
+from common.data import ImageCache
 from common.utils.paths import get_project_root
 
 
@@ -84,7 +86,9 @@ def test_whole_fit_measures_epochs_per_second() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["step_overhead", "whole_fit", "checkpoints", "import_time"])
+@pytest.mark.parametrize(
+    "suite", ["step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline"]
+)
 def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     run_python(["-m", f"benchmarks.{suite}", "--quick", "--repeats", "1", "--json", str(path)])
@@ -92,6 +96,27 @@ def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
     assert result.suite == suite
     assert len(result.samples) == 2
     assert len(result.commit) >= 40
+
+
+def test_every_way_of_reading_gives_whole_batches_of_the_same_shape(tmp_path: Path) -> None:
+    image_pipeline.write_photos(tmp_path, 3, (40, 50))
+    cache = ImageCache(sorted((tmp_path / "class").iterdir()), image_pipeline._RECIPE)
+    for read in (
+        *(image_pipeline._image_folder, image_pipeline._timm, image_pipeline._ours),
+        partial(image_pipeline._from_cache, cache),
+    ):
+        for training in (True, False):
+            (batch,) = read(tmp_path, training, 0)
+            assert batch.shape == (3, 3, 224, 224)
+
+
+def test_evaluation_is_that_of_image_folder(tmp_path: Path) -> None:
+    image_pipeline.write_photos(tmp_path, 3, (375, 500))
+    (theirs,) = image_pipeline._image_folder(tmp_path, False, 0)
+    (ours,) = image_pipeline._ours(tmp_path, False, 0)
+    grey_level = 1 / 255 / min(image_pipeline._STD)
+    difference = (image_pipeline._Plain()(ours) - theirs).abs()
+    assert difference.max() < 1.01 * grey_level, "Pillow's resize rounds otherwise than torch's"
 
 
 def test_checkpoints_runs_and_leaves_nothing_behind(

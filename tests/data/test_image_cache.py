@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from common.data import (
     collate_images,
 )
 from common.data import image_cache as module
+from common.data.pixel_file import DamagedFile, load
 from common.utils.errors import ConfigError, DataError, FaultError
 from tests.data.photos import encoded, photo, rotated_exif
 
@@ -75,7 +77,7 @@ def test_bytes_and_rows_of_a_data_set_are_cached(content: list[bytes], tmp_path:
     assert on_disk(rows, tmp_path).path == on_disk(content, tmp_path).path
     pictures = [Image.fromarray(photo(50, 60))]
     assert holds(ImageCache(pictures, RECIPE), pictures)
-    with pytest.raises(ConfigError, match="image 0, .* is decoded already"):
+    with pytest.raises(ConfigError, match=r"image 0, .* is decoded already"):
         on_disk(pictures, tmp_path)
 
 
@@ -194,16 +196,16 @@ def test_mean_and_std_are_no_reason_to_decode_again(paths: list[Path], tmp_path:
 def test_a_bad_image_fails_or_is_listed(kind: str, paths: list[Path], tmp_path: Path):
     directory = tmp_path / "cache" if kind == "disk" else None
     paths[2].write_bytes(paths[2].read_bytes()[:900])
-    with pytest.raises(DataError, match="image 2: .*image 2.jpg"):
+    with pytest.raises(DataError, match=r"image 2: .*image 2.jpg"):
         ImageCache(paths, RECIPE, kind, directory)
     assert directory is None or not list(directory.glob("*.pixels"))
     for _ in range(2):  # made, and found
         cache = ImageCache(paths, RECIPE, kind, directory, on_bad="skip")
         assert list(cache.skipped) == [2]
-        with pytest.raises(DataError, match="image 2.jpg"):
+        with pytest.raises(DataError, match=r"image 2.jpg"):
             cache[2]
         assert torch.equal(cache[3], RECIPE.stored(paths[3]))
-    with pytest.raises(DataError, match="image 2.jpg"):
+    with pytest.raises(DataError, match=r"image 2.jpg"):
         ImageCache(paths, RECIPE, kind, directory)
 
 
@@ -265,7 +267,7 @@ def test_room_is_looked_for_before_anything_is_decoded(
 
 def test_a_place_that_cannot_be_written_is_one_line(paths: list[Path], tmp_path: Path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FaultError, match="cannot read .*Not a directory"):
+    with pytest.raises(FaultError, match=r"cannot read .*Not a directory"):
         ImageCache(paths, RECIPE, "disk", tmp_path / "file" / "cache")
 
 
@@ -288,6 +290,14 @@ def test_no_image_at_all_is_an_error_and_an_index_too_large_as_well(paths: list[
         ImageCache([], RECIPE)
     with pytest.raises(IndexError):
         ImageCache(paths, RECIPE)[len(paths)]
+
+
+def test_a_file_larger_than_memory_is_mapped(tmp_path: Path):
+    path = tmp_path / "sparse.pixels"
+    with open(path, "wb") as file:
+        file.truncate(4 * psutil.virtual_memory().total)
+    with pytest.raises(DamagedFile, match="it begins with"):  # read, not refused by the system
+        load(path, "key")
 
 
 def test_threads_read_at_once(paths: list[Path], tmp_path: Path):

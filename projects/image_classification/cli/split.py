@@ -18,6 +18,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from common.utils.errors import InputError, exit_on_error
+from projects.image_classification.core.image_folder import check_raw_folder
 from projects.image_classification.core.split_options import SplitOptions
 
 
@@ -35,15 +36,17 @@ def _split(arguments: argparse.Namespace) -> None:
             "give --raw_data data/NAME/raw, a folder with a folder of images for each class, or "
             "--dataset NAME for a data set of the store"
         )
-    # PyTorch is imported by these, so that --help need not wait for it.
+    given = vars(arguments)
+    options = SplitOptions(**{field.name: given[field.name] for field in fields(SplitOptions)})
+    options.check()
+    if arguments.dataset is None:
+        check_raw_folder(raw)
+    # PyTorch is imported by these: --help and a mistyped path need not wait for it.
     from common.utils.logging import setup_logger
     from projects.image_classification.core.data_report import report_text
     from projects.image_classification.core.splitting import split_dataset
 
     setup_logger()
-    given = vars(arguments)
-    options = SplitOptions(**{field.name: given[field.name] for field in fields(SplitOptions)})
-    options.check()
     if arguments.dataset is not None:
         from projects.image_classification.core.stored_folder import default_folder, unpack_dataset
 

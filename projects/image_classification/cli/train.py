@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.cfg:
             sys.stdout.write(load_config(arguments.config, overrides)[1].to_yaml())
             return
+        from common.utils.logging import setup_logger
+
+        setup_logger()
         from projects.image_classification.core.folds import resume_folds, train_folds
         from projects.image_classification.core.run_directories import run_of
         from projects.image_classification.core.training import is_cross_validation, resume_fold

@@ -22,7 +22,7 @@ METRICS = ("val_acc", "val_loss")
 class DataConfig:
     """Which images, and how they are read."""
 
-    dataset_name: str = option("part of the run directory's name; null: data_dir's", None)
+    dataset_name: str | None = option("part of the run directory's name; null: data_dir's", None)
     data_dir: str = option("folder that holds raw/ and splits/", "data/digits")
     fold: int | str = option("fold to train, 0, 1, ...; or all: one after the other", 0)
     class_names: list[str] | None = option(

@@ -11,6 +11,7 @@ from common.metrics.cross_validation import CrossValidationReport, pooled_metric
 from common.metrics.predictions import ensemble_logits, write_predictions
 from common.utils.errors import DataError
 from common.utils.files import atomic_write_text
+from common.visualization.tables import text_table
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.predictions import Predictions
 
@@ -31,6 +32,7 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
         "folds": {str(number): outcome.directory.name for number, outcome in outcomes.items()}
     }
     texts: list[str] = []
+    rows: list[list[str]] = []
     held_out = [o.predictions["val"] for o in outcomes.values() if "val" in o.predictions]
     if held_out:
         pooled = pool(held_out, names, top_k)
@@ -38,6 +40,10 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
         write_predictions(home / "out_of_fold.csv", pooled.ids, pooled.labels, probabilities, names)
         summary["out_of_fold"] = pooled.to_dict()
         texts.append("Out-of-fold predictions\n\n" + pooled.to_text())
+        spread, all_of_them = pooled.spread["accuracy"], pooled.pooled
+        deviation = "" if spread.deviation is None else f" ± {spread.deviation:.4f}"
+        rows.append([f"folds, mean of {len(held_out)}", f"{spread.mean:.4f}{deviation}", ""])
+        rows.append(["folds, pooled", *_with_interval(all_of_them)])
     tested = [o.predictions["test"] for o in outcomes.values() if "test" in o.predictions]
     if tested:
         ids, report = ensemble(home, tested, names, top_k)
@@ -49,6 +55,9 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
             "mean_accuracy_of_folds": sum(accuracies) / len(accuracies),
             "ensemble": report.to_dict(),
         }
+        mean = summary["test"]["mean_accuracy_of_folds"]
+        rows.append(["test, mean of the folds", f"{mean:.4f}", ""])
+        rows.append(["test, ensemble of the folds", *_with_interval(report)])
         texts.append(
             f"Ensemble of {len(tested)} folds on the test images (mean of softmax); the folds alone: "
             f"{' '.join(f'{value:.4f}' for value in accuracies)}\n\n" + report.to_text()
@@ -58,7 +67,13 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
     atomic_write_text(
         home / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     )
-    sys.stdout.write(f"{text}\nrecord: {home}\n")
+    table = text_table(rows, ["images", "accuracy", "95 %"], "Cross-validation")
+    sys.stdout.write(f"{table}\nreport: {home / 'report.txt'}\n")
+
+
+def _with_interval(report: ClassificationReport) -> list[str]:
+    low, high = report.interval
+    return [f"{report.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
 
 
 def pool(held_out: list[Predictions], names: list[str], top_k: int) -> CrossValidationReport:

@@ -107,16 +107,14 @@ def report_text(report: Mapping[str, Any], short: bool = False) -> str:
     noted = [f"{images[key]:,} {text}" for key, text in special if images[key]]
     rows += [("also", ", ".join(noted))] if noted else []
     parts = ["\n".join(f"{name:<9}{text}" for name, text in rows), _class_table(report, limit)]
-    conflicts = [
-        "; ".join(f"{n} is '{label}'" for n, label in c.items()) for c in report["label_conflicts"]
-    ]
+    conflicts = [_by_label(one) for one in report["label_conflicts"]]
     bad = [f"{name}: {why}" for name, why in report["bad"].items()]
     links = [f"{name} {why}" for name, why in report["links_not_followed"].items()]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["ignored_kinds"].items())
     for title, lines in (
         ("warnings", report["warnings"]),
         ("bad images, in no set", bad),
-        ("copies whose labels differ", conflicts),
+        ("sets of copies whose labels differ", conflicts),
         ("sets of equal files", [", ".join(one) for one in report["exact_copies"]]),
         ("sets of images that look alike", [", ".join(one) for one in report["near_copies"]]),
         ("images in no set", report["in_no_set"]),
@@ -153,6 +151,17 @@ def _list(title: str, lines: Sequence[str], limit: int | None) -> str:
     text = "\n".join([f"{title} ({len(lines):,}):", *(f"  {line}" for line in shown)])
     more = len(lines) - len(shown)
     return text + (f"\n  ... and {more:,} more, see report.txt" if more else "")
+
+
+def _by_label(conflict: Mapping[str, str]) -> str:
+    """The first few images of every label in a set of copies."""
+    members: dict[str, list[str]] = {}
+    for name, label in conflict.items():
+        members.setdefault(label, []).append(name)
+    return "; ".join(
+        f"'{label}': {', '.join(names[:2])}{f' and {len(names) - 2} more' if names[2:] else ''}"
+        for label, names in members.items()
+    )
 
 
 def _total(images: Mapping[str, int]) -> str:

@@ -215,7 +215,9 @@ def _left_out(config: Config) -> int | None:
 
 
 def _hardware(values: Mapping[str, Any]) -> str | None:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or None
+    accelerators = values.get("accelerators") or []
+    processor = f"{values.get('processor', 'unknown processor')}, {values.get('cores', '?')} cores"
+    return ", ".join([processor, *map(str, accelerators)]) if values else None
 
 
 def _device(task: ImageClassifier) -> torch.device:

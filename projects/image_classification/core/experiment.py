@@ -1,6 +1,5 @@
 """From the keys of a classification's configuration to the values of the one Trainer."""
 
-
 from common.training import (
     Callback,
     ExperimentConfig,
@@ -12,7 +11,7 @@ from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau
 from common.training.privacy.budget import PrivacyConfig
 from common.utils.errors import ConfigError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.freezing import Unfreeze
+from projects.image_classification.core.freezing import unfreezing
 
 MONITORS = {"val_acc": ("validation/accuracy", "max"), "val_loss": ("validation/loss", "min")}
 _STRATEGIES = {"accelerate": "accelerate", "dp": "private"}
@@ -83,9 +82,7 @@ def callbacks_of(config: Config) -> list[Callback]:
     if config.scheduler.name == "plateau":
         scheduler = config.scheduler
         found.append(ReduceOnPlateau(monitor, mode, scheduler.gamma, scheduler.patience))
-    if config.model.unfreeze_epoch is not None:
-        found.append(Unfreeze(config.model.unfreeze_epoch))
-    return found
+    return [*found, *unfreezing(config.model)]
 
 
 def _schedule(config: Config, steps_per_epoch: int) -> ScheduleConfig:

@@ -63,16 +63,7 @@ def find_images(raw: Path) -> ImageFolder:
     Raises:
         DataError: if it is missing or has no images, or a class has a name that cannot be used.
     """
-    raw = Path(os.path.abspath(raw.expanduser()))
-    if not raw.is_dir():
-        what = "is no folder" if os.path.lexists(raw) else "does not exist"
-        raise DataError(
-            f"the raw folder {raw} {what}; expected one with a folder of images for each class, "
-            "such as data/pets/raw with cat/ and dog/ in it"
-        )
-    if not raw.name:
-        raise DataError(f"{raw} cannot be the raw folder; give one such as data/pets/raw")
-    _refuse_folder_above(raw)
+    raw = check_raw_folder(raw)
     found = ImageFolder(raw)
     walk = _Walk(raw, found)
     walk.go()
@@ -86,6 +77,31 @@ def find_images(raw: Path) -> ImageFolder:
     found.ignored.sort()
     _check_class_names(sorted(walk.class_names), found)
     return found
+
+
+def check_raw_folder(raw: Path) -> Path:
+    """Its absolute path, links kept, if it can be a raw folder; its images are not looked at.
+
+    Raises:
+        DataError: if it is missing, or is the folder above: ``data/pets`` or ``data`` instead of
+            ``data/pets/raw`` would make classes of data sets.
+    """
+    raw = Path(os.path.abspath(raw.expanduser()))
+    if not raw.is_dir():
+        what = "is no folder" if os.path.lexists(raw) else "does not exist"
+        raise DataError(
+            f"the raw folder {raw} {what}; expected one with a folder of images for each class, "
+            "such as data/pets/raw with cat/ and dog/ in it"
+        )
+    if not raw.name:
+        raise DataError(f"{raw} cannot be the raw folder; give one such as data/pets/raw")
+    inner = raw / "raw"
+    if not inner.is_dir():
+        sealed = sorted(raw.glob("*/splits/split.json"))
+        if not sealed:
+            return raw
+        inner = sealed[0].parent.parent / "raw"
+    raise DataError(f"{raw} is the folder above the raw folder; did you mean {inner}?")
 
 
 class _Walk:
@@ -162,17 +178,6 @@ def file_kinds(names: list[str]) -> list[tuple[str, int]]:
     """The endings of some files and how many have each, the commonest first."""
     counts = Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _refuse_folder_above(raw: Path) -> None:
-    """``data/pets`` or ``data`` instead of ``data/pets/raw`` would make classes of data sets."""
-    inner = raw / "raw"
-    if not inner.is_dir():
-        sealed = sorted(raw.glob("*/splits/split.json"))
-        if not sealed:
-            return
-        inner = sealed[0].parent.parent / "raw"
-    raise DataError(f"{raw} is the folder above the raw folder; did you mean {inner}?")
 
 
 def _nothing_found(found: ImageFolder, class_names: set[str]) -> str:

@@ -178,8 +178,8 @@ def _check_sizes(
 ) -> None:
     """Stop if a class has too few images, or groups of images, for every fold."""
     pairs = np.unique(np.stack([labels, groups], 1), axis=0)
-    held = np.bincount(pairs[:, 0], minlength=len(class_names))
-    least = int(held.argmin())
+    held = np.bincount(pairs[:, 0], minlength=len(class_names)).tolist()
+    least = held.index(min(held))
     needed = max(options.folds, 2)
     if held[least] >= needed:
         return
@@ -187,7 +187,7 @@ def _check_sizes(
     what = f"{images:,} image{'s' * (images != 1)}"
     if images != held[least]:
         what += f" in only {held[least]} group{'s' * (held[least] != 1)} that stay together"
-    others = int((held < needed).sum()) - 1
+    others = sum(count < needed for count in held) - 1
     advice = (
         f"at most --folds {held[least]} is possible"
         if held[least] > 1
@@ -212,8 +212,8 @@ def _check_parts(
     warnings = []
     if kept is not None and (left_out := int((parts == LEFT_OUT).sum())):
         warnings.append(
-            f"{left_out:,} images are in no fold: they belong together with images of the data "
-            "set's own test set"
+            f"{left_out:,} images are in no fold: they are copies of images of the data set's "
+            "own test set, or of their groups; --no-near-duplicates keeps those that only look alike"
         )
     counts = Counter(zip(parts.tolist(), labels.tolist(), strict=True))
     for label, name in enumerate(class_names):

@@ -9,6 +9,7 @@ it came from) and, if the data set has a test split, ``own_test.txt`` (which ima
 
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from common.data.images import read_bytes
 from common.data.store import add, locked, staging
 from common.utils.errors import DataError
-from common.utils.files import atomic_write_text, explained_write
+from common.utils.files import atomic_write_text, explained_write, fsync_dir
 from common.utils.text import did_you_mean
 from projects.image_classification.core.index_files import write_index
 
@@ -94,7 +95,9 @@ def unpack_dataset(name: str, folder: Path, config: str | None = None) -> Path:
             text = json.dumps(source, indent=2, ensure_ascii=False) + "\n"
             atomic_write_text(staged / SOURCE, text)
             add(staged / SOURCE, folder / SOURCE)
-            add(staged / "raw", raw)
+            os.sync()  # all files at once; one by one would take minutes
+            os.rename(staged / "raw", raw)
+            fsync_dir(folder)
     return raw
 
 

@@ -1,12 +1,12 @@
 """The task of a classification: the network, the loss and the rates its configuration names."""
 
-
 from torch import nn
 
 from common.data.info import DatasetInfo
 from common.losses.config import build_loss
 from common.training.classification import ClassificationTask
 from projects.image_classification.core.config import Config
+from projects.image_classification.core.layers import head_of
 from projects.image_classification.core.models import get_model
 
 
@@ -15,7 +15,7 @@ class ImageClassifier(ClassificationTask):
 
     Args:
         config: With the facts of the data filled in.
-        has_weights: The weights come from a checkpoint: nothing is fetched or read beforehand.
+        has_weights: The weights come from a checkpoint: none are fetched or read beforehand.
     """
 
     def __init__(self, config: Config, *, has_weights: bool = False) -> None:
@@ -26,9 +26,10 @@ class ImageClassifier(ClassificationTask):
             head_lr_multiplier=model.head_lr_multiplier,
             train_frozen=model.unfreeze_epoch is not None,
         )
-        self.config = config
-        self._has_weights = has_weights
+        self._config, self._has_weights = config, has_weights
 
     def build(self, info: DatasetInfo) -> nn.Module:
         """The network, on the CPU."""
-        return get_model(self.config, has_weights=self._has_weights)
+        network = get_model(self._config, has_weights=self._has_weights)
+        self._head = head_of(network, self._config.data.num_classes)
+        return network

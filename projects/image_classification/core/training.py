@@ -6,6 +6,7 @@ outcome.metrics["test/accuracy"]
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from loguru import logger
 
 from common.config import RunContext
 from common.config.tree import leaves, plain
-from common.training import Trainer, finish, fit, load_run_weights, open_run
+from common.training import Trainer, fit, load_run_weights, open_run, show_metrics
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import ConfigError
 from common.utils.files import atomic_write_text
 from common.utils.runs import Run
+from common.utils.weights import save_weights
 from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.config_files import load_config, run_config
 from projects.image_classification.core.datasets import (
@@ -46,6 +48,10 @@ from projects.image_classification.core.run_directories import (
 from projects.image_classification.core.task import ImageClassifier
 
 CALIBRATION = "calibration"
+_SHOWN = (  # the rest is in evaluation/<split>/report.txt
+    *("val/accuracy", "val/log_loss", "test/accuracy", "test/balanced_accuracy", "test/f1_macro"),
+    *("test/log_loss", "test/ece", "test/ece_calibrated"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def train_fold(
         updates = -(-data.train.num_batches(0) // config.training.gradient_accumulation_steps)
         if checkpoint is not None:
             run.resume_from = checkpoint
-        task = ImageClassifier(config)
+        task = ImageClassifier(config, has_weights=run.resume_from is not None)
         experiment = experiment_config(config, updates)
         attached = [*callbacks_of(config), *callbacks]
         trainer = fit(task, data, experiment, context, run, callbacks=attached, units="images")
@@ -127,7 +133,11 @@ def train_fold(
         )
         if best is not None and temperature is not None:
             _add_calibration(best, temperature)
-        finish(task, trainer, run, metrics)
+        save_weights(task, run.directory / "model.safetensors")
+        parameters = sum(p.numel() for p in task.parameters())
+        run.record(metrics=metrics, parameters=parameters)
+        show_metrics({name: metrics[name] for name in _SHOWN if name in metrics})
+        sys.stdout.write(f"record: {run.directory}\n")
         _write_summary(config, run, trainer, metrics, temperature, best)
         return FoldOutcome(run.directory, metrics, predictions)
 
