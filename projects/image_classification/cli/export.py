@@ -32,7 +32,9 @@ def parser() -> Parser:
         nargs="+",
     )
     parser.option("output", "the ONNX file; default: best.onnx beside best.pt")
-    parser.option("opset", "operator set; 18 and above, or 9 to 17 through the older exporter", type=int)
+    parser.option(
+        "opset", "operator set; 18 and above, or 9 to 17 through the older exporter", type=int
+    )
     parser.option(
         "input_size", "of the input, if not as trained", type=int, nargs=2, metavar=("H", "W")
     )
@@ -56,9 +58,16 @@ def parser() -> Parser:
     )
     parser.option("tolerance", "largest difference that passes", type=float, default=1e-4)
     parser.option("benchmark", "latency and throughput, batch 1 and 16", action="store_true")
-    parser.option("compile", "torch.compile in the benchmark", action=argparse.BooleanOptionalAction, default=True)
+    parser.option(
+        "compile",
+        "torch.compile in the benchmark",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+    )
     parser.option("quantize", "also write NAME.int8.onnx, and score it", action="store_true")
-    parser.option("ensemble", "all checkpoints as one file: the mean of softmax", action="store_true")
+    parser.option(
+        "ensemble", "all checkpoints as one file: the mean of softmax", action="store_true"
+    )
     parser.option("data_dir", "the data set's folder, if it was moved")
     parser.option("batch_size", "of the test set; default: the run's", type=int)
     parser.option("num_workers", "processes that read images", type=int, default=0)

@@ -21,9 +21,7 @@ def parser() -> Parser:
     """The command line of ``ml-inference``."""
     parser = Parser("ml-inference", __doc__ or "", EXAMPLES)
     parser.option("checkpoint_path", "weights/best.pt of a run, or the run's directory")
-    parser.option(
-        "images", "folders, files or patterns; the run's test set without it", nargs="+"
-    )
+    parser.option("images", "folders, files or patterns; the run's test set without it", nargs="+")
     parser.option(
         "output",
         "with --images a CSV file, else a directory; default: inference_TIME/ in the run",

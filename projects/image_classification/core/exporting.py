@@ -1,7 +1,7 @@
 """One checkpoint, or the folds of an ensemble, to one ONNX file and the report of its checks.
 
-    result = export([Path("runs/digits_fold_0/weights/best.pt")], ExportOptions(validate=True))
-    result.path, result.problems
+result = export([Path("runs/digits_fold_0/weights/best.pt")], ExportOptions(validate=True))
+result.path, result.problems
 """
 
 import json
@@ -17,7 +17,9 @@ from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError
 from common.utils.files import atomic_write_text, sha256_file
 from projects.image_classification.core.classifier import Classifier, load_classifier
-from projects.image_classification.core.inference import dataset_of, data_loader
+from projects.image_classification.core.datasets import IndexedImageDataset
+from projects.image_classification.core.facts import evenly_spaced
+from projects.image_classification.core.inference import data_loader, dataset_of
 from projects.image_classification.core.onnx_benchmark import benchmark
 from projects.image_classification.core.onnx_export import (
     DEFAULT_OPSET,
@@ -172,7 +174,8 @@ class _Loader:
 
     def __init__(self, classifiers: Sequence[Classifier], options: ExportOptions) -> None:
         self._classifier, self._options = classifiers[0], options
-        self._test = self._validation = None
+        self._test: IndexedImageDataset | None = None
+        self._validation: IndexedImageDataset | None = None
         if options.comprehensive or options.quantize:
             self._test = dataset_of(self._classifier, "test", options.data_dir)
         if options.quantize:
@@ -181,15 +184,15 @@ class _Loader:
     def test(self) -> Any:
         """Batches of the test set."""
         options = self._options
+        assert self._test is not None
         return data_loader(
             self._classifier, self._test, options.batch_size, options.num_workers
         ).batches(0)
 
     def calibration(self) -> list[Tensor]:
         """Some images of the validation set, evenly spaced, one a batch."""
-        from projects.image_classification.core.facts import evenly_spaced
-
-        data: Any = self._validation
+        data = self._validation
+        assert data is not None
         chosen = evenly_spaced(len(data), CALIBRATION_IMAGES)
         return [data[index]["image"][None] for index in chosen]
 

@@ -198,14 +198,14 @@ def _data_dir(classifier: Classifier, given: Path | None) -> Path:
     said = Path(classifier.config.data.data_dir).expanduser()
     # A run lies in <project>/runs/<run>; the path in its configuration is relative to <project>.
     project = run_directory(classifier.path).parent.parent
-    folder = next((p for p in (said, project / said) if p.is_dir()), None)
-    if folder is None:
+    places = [place for place in (said, project / said) if place.is_dir()]
+    if not places:
         raise DataError(
             f"the data set's folder {said} is not there (data.data_dir of {classifier.path}, "
             f"looked for in {Path.cwd()} and {project}); give the folder with raw/ and splits/ in "
             "it with --data_dir DIR"
         )
-    return folder
+    return places[0]
 
 
 def _check_classes(classifier: Classifier, folder: Path) -> None:

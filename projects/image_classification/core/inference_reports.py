@@ -18,6 +18,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from common.config.files import show_path
 from common.metrics.calibration import TemperatureScaling
 from common.metrics.classification import ClassificationReport, classification_metrics
 from common.metrics.predictions import write_predictions
@@ -107,7 +108,7 @@ def infer_split(options: InferenceOptions) -> int:
         sys.stdout.write(f"{line}\n")
     if dataset.skipped:
         _show_list("skipped, unreadable", list(dataset.skipped.values()))
-    sys.stdout.write(f"written: {directory}\n")
+    sys.stdout.write(f"written: {show_path(directory)}\n")
     return 0
 
 
@@ -149,7 +150,7 @@ def infer_images(options: InferenceOptions) -> int:
     _show_classes(made, classifier)
     if labels is not None:
         _show_accuracy(labels, made, classifier, options.top_k)
-    sys.stdout.write(f"probabilities: {_scale(classifier)}\nwritten: {output}\n")
+    sys.stdout.write(f"probabilities: {_scale(classifier)}\nwritten: {show_path(output)}\n")
     return 0
 
 

@@ -7,6 +7,7 @@ to the end before the next begins: they run A B C, B C A, ..., and the median ov
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,13 @@ def benchmark(
         fed = network.feed(pixels)
         array = {session.get_inputs()[0].name: np.ascontiguousarray(fed.numpy())}
         variants: dict[str, Callable[[], Any]] = {
-            "eager": lambda fed=fed: network(fed),
-            "onnxruntime": lambda array=array: session.run(list(OUTPUTS), array),
+            "eager": partial(network, fed),
+            "onnxruntime": partial(session.run, list(OUTPUTS), array),
         }
         if compiles and "compiled" not in skipped:
             compiled = _compiled(network, fed, skipped)
             if compiled is not None:
-                variants["compiled"] = lambda fed=fed, compiled=compiled: compiled(fed)
+                variants["compiled"] = partial(compiled, fed)
         with torch.inference_mode():
             times = _interleaved(variants, rounds)
         for name, seconds in times.items():
@@ -105,9 +106,7 @@ def _compiled(
     return compiled
 
 
-def _interleaved(
-    variants: dict[str, Callable[[], Any]], rounds: int
-) -> dict[str, list[float]]:
+def _interleaved(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds a call of every variant in every round."""
     calls = {name: _calls(run) for name, run in variants.items()}
     names = list(variants)

@@ -4,13 +4,14 @@
 one the exporter before it is taken, which PyTorch keeps but no longer develops.
 """
 
+import logging
 import os
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,34 +268,38 @@ def _place_of(operator: str, program: Any) -> str:
         if stack and re.search(rf"(^|[._]){re.escape(name)}(\.|$)", str(node.target)):
             path, kind = list(stack.values())[-1]
             kind = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
-            return f" in {re.sub(r'^members[.]0[.]network[.]?', '', path) or 'the network'} ({kind})"
+            return (
+                f" in {re.sub(r'^members[.]0[.]network[.]?', '', path) or 'the network'} ({kind})"
+            )
     return ""
 
 
 @contextmanager
 def silenced() -> Iterator[Any]:
-    """Keep from the terminal what the exporters print, also from C++; gives it as text.
+    """Keep from the terminal what the exporters print and log, also from C++; gives it as text.
 
     They print whole graphs before they raise.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as sink:
+    below = logging.root.manager.disable
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as sink:
 
         def said() -> str:
+            sink.flush()
             sink.seek(0)
-            return sink.read().decode("utf-8", "replace")
+            return sink.read()
 
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number in (1, 2):
+            os.dup2(sink.fileno(), number)
+        logging.disable(logging.WARNING)
         try:
-            with warnings.catch_warnings():
+            with redirect_stdout(sink), redirect_stderr(sink), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield said
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            logging.disable(below)
             for number, original in enumerate(kept, 1):
                 os.dup2(original, number)
                 os.close(original)

@@ -1,7 +1,7 @@
 """An exported classifier in ONNX Runtime: what a program without PyTorch does, in our words.
 
-    classifier = OnnxClassifier("best.onnx")
-    classifier.predict(["photo.jpg"])       # (1, K) probabilities
+classifier = OnnxClassifier("best.onnx")
+classifier.predict(["photo.jpg"])       # (1, K) probabilities
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,7 @@ from projects.image_classification.core.onnx_network import OUTPUTS
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def open_session(
-    file: Path | bytes, name: str | None = None, threads: int | None = None
-) -> Any:
+def open_session(file: Path | bytes, name: str | None = None, threads: int | None = None) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
@@ -50,7 +48,9 @@ def open_session(
         )
     except Exception as error:  # its exceptions share no base class but this
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"ONNX Runtime does not take {name or file}: {reason[:300]}") from None
+        raise CheckpointError(
+            f"ONNX Runtime does not take {name or str(file)}: {reason[:300]}"
+        ) from None
 
 
 class OnnxClassifier:

@@ -57,7 +57,9 @@ def quantise(
     model = onnx.load(str(path))
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     if opset < _OLDEST_OPSET:
-        raise ConfigError(f"--quantize needs --opset {_OLDEST_OPSET} or above; the file has {opset}")
+        raise ConfigError(
+            f"--quantize needs --opset {_OLDEST_OPSET} or above; the file has {opset}"
+        )
     metadata = {each.key: each.value for each in model.metadata_props}
     is_static = _share_of_convolutions(model) > 0.5
     with tempfile.TemporaryDirectory() as folder, _quiet():

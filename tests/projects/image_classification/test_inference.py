@@ -16,12 +16,9 @@ from projects.image_classification.cli.inference import main
 from projects.image_classification.core.classifier import load_classifier
 from projects.image_classification.core.inference import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
-from tests.projects.image_classification.finished_runs import (
-    CLASSES,
-    best,  # noqa: F401
-    draw_fruit,
-    project,  # noqa: F401
-)
+from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
+
+pytest_plugins = ["tests.projects.image_classification.finished_runs"]
 
 
 def _run(*words: object) -> int:
@@ -85,7 +82,10 @@ def test_another_list_of_images_can_be_measured(
     few.write_text("raw/citron/3.png\nraw/kirsch/4.png\n", encoding="utf-8")
     words = ("--index_file", few, "--output", tmp_path / "r", "--no-plots")
     assert _run("--checkpoint_path", best, *words) == 0
-    assert read_csv(tmp_path / "r" / "predictions.csv").ids == ("raw/citron/3.png", "raw/kirsch/4.png")
+    assert read_csv(tmp_path / "r" / "predictions.csv").ids == (
+        "raw/citron/3.png",
+        "raw/kirsch/4.png",
+    )
 
 
 def test_a_moved_data_set_is_asked_for_and_taken(
@@ -277,7 +277,10 @@ def test_a_camera_that_was_held_upright_changes_nothing(best: Path, tmp_path: Pa
         ((), "--checkpoint_path is missing"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--imagse", "x"), "did you mean --images?"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--images", "nowhere"), "nothing at 'nowhere'"),
-        (("--checkpoint_path", "runs/fruit_fold_0", "--images", "*.xyz"), "no file matches '*.xyz'"),
+        (
+            ("--checkpoint_path", "runs/fruit_fold_0", "--images", "*.xyz"),
+            "no file matches '*.xyz'",
+        ),
         (("--checkpoint_path", "runs/fruit_fold_0", "--images", "config.yaml"), "none of 1 images"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--top_k", "0"), "--top_k is 0"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--labelled"), "--labelled needs --images"),
