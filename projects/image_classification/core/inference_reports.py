@@ -3,16 +3,13 @@
 Each returns the exit code: 0, or 2 if images could not be read and ``--on-bad fail`` was given.
 """
 
-import csv
-import io
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from loguru import logger
@@ -21,10 +18,9 @@ from torch import Tensor
 from common.config.files import show_path
 from common.metrics.calibration import TemperatureScaling
 from common.metrics.classification import ClassificationReport, classification_metrics
-from common.metrics.predictions import write_predictions
 from common.training.strategies import Strategy
 from common.utils.errors import ConfigError, DataError
-from common.utils.files import atomic_write, atomic_write_text, explained_write
+from common.utils.files import atomic_write_text, explained_write
 from common.utils.text import did_you_mean, printable
 from projects.image_classification.core.classifier import (
     Classifier,
@@ -41,6 +37,10 @@ from projects.image_classification.core.inference import (
     difference_from_record,
     predict_dataset,
     predict_files,
+)
+from projects.image_classification.core.inference_tables import (
+    write_table_of_predictions,
+    write_unreadable,
 )
 from projects.image_classification.core.predictions import Predictions, read_predictions
 from projects.image_classification.core.run_directories import EVALUATION
@@ -141,12 +141,13 @@ def infer_images(options: InferenceOptions) -> int:
     else:
         output = options.output
     labels = _labels(found, made, classifier) if options.labelled else None
-    _write_csv(output, made, labels, classifier, options.top_k)
+    write_table_of_predictions(output, made, labels, classifier.class_names, options.top_k)
     sys.stdout.write(f"{len(made.files)} images classified, {len(reasons)} unreadable")
     sys.stdout.write(f", {found.ignored} files are no images\n" if found.ignored else "\n")
     if reasons:
         _show_list("unreadable", reasons)
-        _write_unreadable(output, made.unreadable)
+        listed = write_unreadable(output, made.unreadable)
+        sys.stdout.write(f"all of them: {show_path(listed)}\n")
     _show_classes(made, classifier)
     if labels is not None:
         _show_accuracy(labels, made, classifier, options.top_k)
@@ -266,52 +267,6 @@ def _labels(found: FoundImages, made: FilePredictions, classifier: Classifier) -
     index = {name: number for number, name in enumerate(classifier.class_names)}
     by_file = dict(zip(found.files, found.folders, strict=True))
     return torch.tensor([index.get(by_file[file], -1) for file in made.files], dtype=torch.int64)
-
-
-def _write_csv(
-    path: Path,
-    made: FilePredictions,
-    labels: Tensor | None,
-    classifier: Classifier,
-    top_k: int | None,
-) -> None:
-    names = classifier.class_names
-    files = [str(file) for file in made.files]
-    if top_k is None:
-        write_predictions(path, files, labels, made.probabilities, names)
-        return
-    k = min(top_k, len(names))
-    best = made.probabilities.sort(dim=1, descending=True, stable=True)
-    header = ["file", "true", "predicted", "confidence"]
-    header += [f"{what}_{rank}" for rank in range(2, k + 1) for what in ("class", "probability")]
-    rows: list[list[Any]] = []
-    truth = [-1] * len(files) if labels is None else labels.tolist()
-    columns = zip(files, truth, best.indices.tolist(), best.values.tolist(), strict=True)
-    for file, label, order, values in columns:
-        ranked = [[names[i], float(f"{p:.6g}")] for i, p in zip(order, values, strict=True)][:k]
-        row = [file, names[label] if label >= 0 else ""]
-        rows.append(row + [cell for pair in ranked for cell in pair])
-    _write_table(path, header, rows)
-
-
-def _write_unreadable(output: Path, unreadable: Mapping[Path, str]) -> None:
-    path = output.with_name(f"{output.stem}.unreadable.csv")
-    rows = [[str(file), reason] for file, reason in unreadable.items()]
-    _write_table(path, ["file", "reason"], rows)
-    sys.stdout.write(f"all of them: {path}\n")
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """As CSV; bytes of a file name that are no UTF-8 are written as they are."""
-    with explained_write(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-            writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-            text.flush()
-            text.detach()
 
 
 def _show_list(what: str, reasons: Sequence[str]) -> None:

@@ -8,17 +8,14 @@ import functools
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from projects.image_classification.core import evaluation_report
 from projects.image_classification.core.config_files import load_config
 from projects.image_classification.core.folds import train_folds
 from projects.image_classification.core.splitting import SplitOptions, split_dataset
+from tests.projects.image_classification.fruit import CLASSES, draw_fruit
 
-CLASSES = ("blå bær", "citron", "kirsch")  # in the order of the outputs
-_COLOURS = ((60, 70, 190), (210, 200, 40), (190, 40, 60))
 CONFIG = """
 data: {data_dir: data/fruit, eval_batch_size: 8}
 preprocessing: {image_size: [12, 12], resize: stretch}
@@ -27,16 +24,6 @@ training: {num_epochs: 3, batch_size: 16, ema_decay: 0.9, loggers: []}
 optimizer: {lr: 0.02}
 evaluation: {grad_cam: 0, num_mistakes: 0}
 """
-
-
-def draw_fruit(
-    label: int, seed: int, size: tuple[int, int] = (12, 10), tint: float = 0.0
-) -> Image.Image:
-    """A noisy image of a class; ``tint`` is how far its colour may be off."""
-    draw = np.random.default_rng((label, seed))
-    colour = draw.normal(_COLOURS[label], tint)
-    noise = draw.normal(0, 50, (size[1], size[0], 3))
-    return Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8))
 
 
 @functools.cache

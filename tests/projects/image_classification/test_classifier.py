@@ -16,7 +16,7 @@ from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import get_datasets
 from projects.image_classification.core.predictions import read_predictions
 from projects.image_classification.core.task import ImageClassifier
-from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
+from tests.projects.image_classification.fruit import CLASSES, draw_fruit
 
 pytest_plugins = ["tests.projects.image_classification.finished_runs"]
 
@@ -206,7 +206,7 @@ def test_weights_of_another_number_of_classes_are_told_in_words(best: Path, tmp_
     other = _changed(
         best, tmp_path / "best.pt", model=weights, callbacks={"EMA": {"shadow": shadow}}
     )
-    with pytest.raises(CheckpointError, match="2 outputs, .* names 3 classes"):
+    with pytest.raises(CheckpointError, match=r"2 outputs, .* names 3 classes"):
         load_classifier(other)
 
 
