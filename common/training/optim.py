@@ -42,7 +42,8 @@ def build_optimizer(config: OptimizerConfig, task: Task) -> Optimizer:
     groups = task.parameter_groups(config.weight_decay)
     _check_groups(task, groups)
     for group in groups:
-        group["lr"] = config.lr * group.pop("lr_scale", 1.0)
+        if (scale := group.pop("lr_scale", None)) is not None:
+            group["lr"] = config.lr * scale
     # Fused SGD takes no group in which some parameters have a momentum and others not yet.
     waits = kind is torch.optim.SGD and any(
         not parameter.requires_grad for group in groups for parameter in group["params"]

@@ -110,6 +110,40 @@ def test_a_gradient_that_is_not_the_examples_own_is_found(kind: type[Task], name
         train(kind())
 
 
+def test_the_layout_of_images_changes_no_examples_gradient() -> None:
+    """Opacus reads a convolution's input as if its channels were outermost."""
+    from opacus.grad_sample import GradSampleHooks
+
+    from common.training import TrainerConfig
+    from common.training.privacy.budget import PrivacyConfig
+    from common.training.privacy.strategy import PrivateStrategy
+
+    class Images(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+        def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.net(batch["image"]).square().sum((1, 2, 3)).mean()
+
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8)
+    strategy = PrivateStrategy(
+        TrainerConfig(strategy="private", privacy=PrivacyConfig(noise_multiplier=1.0), max_steps=1)
+    )
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        task = Images()
+        strategy.attach(task)
+        assert isinstance(strategy.hooks, GradSampleHooks)
+        task.train_step({"image": images.to(memory_format=layout)}).loss_sum.backward()
+        found.append([parameter.grad_sample.clone() for parameter in task.parameters()])
+        strategy.detach()
+    for plain, innermost in zip(*found, strict=True):
+        torch.testing.assert_close(plain, innermost)
+
+
 class Drawing(TinyTask):
     """Draws in its own training step, as variational and masked models do."""
 

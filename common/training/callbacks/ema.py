@@ -65,6 +65,7 @@ class EMA(Callback):
 
     @contextmanager
     def around_evaluation(self, trainer: "Trainer") -> Iterator[None]:
+        trainer.strategy.align_buffers(trainer.task)  # as without an average; these come back
         raw = {key: _copied(value) for key, value in _averaged(trainer.task).items()}
         self.copy_to(trainer.task)
         try:

@@ -42,6 +42,11 @@ class Unfreeze(Callback):
     def on_fit_start(self, trainer: "Trainer") -> None:
         self._names = self._find(trainer)
         self._are_frozen = None
+        epochs = trainer.config.max_epochs
+        if epochs is not None and epochs <= self.epoch and trainer.is_main:
+            logger.warning(
+                f"the run has {epochs} epochs, so what trains after {self.epoch} stays frozen"
+            )
         self._set(trainer)
 
     def on_epoch_start(self, trainer: "Trainer") -> None:

@@ -60,8 +60,7 @@ def make_out_of_place(model: nn.Module, images: Tensor) -> None:
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-    forward = type(model).forward
-    model.forward = MethodType(_OutOfPlaceForward(forward), model)
+    model.forward = MethodType(_forward, model)
     with torch.no_grad():
         found = model(images)
     model.train(was_training)
@@ -73,12 +72,12 @@ def make_out_of_place(model: nn.Module, images: Tensor) -> None:
         )
 
 
-class _OutOfPlaceForward:
-    """A forward method that runs another one inside ``OutOfPlace``."""
+def _forward(model: nn.Module, images: Tensor) -> Any:
+    """The class's own forward method inside ``OutOfPlace``; what is exported or compiled is plain.
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
-
-    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with OutOfPlace():
-            return self.forward(module, *args, **kwargs)
+    Exporting reads the signature, so it is that of a network: one input.
+    """
+    if torch.compiler.is_compiling():
+        return type(model).forward(model, images)
+    with OutOfPlace():
+        return type(model).forward(model, images)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from common.config import Source
 from common.data.loaders import EpochLoader, OrderedLoader
@@ -73,6 +75,7 @@ class PrivateStrategy(Strategy):
         self._optimizer: DPOptimizer
         self.budget: PrivacyBudget
         self.hooks: GradSampleHooks | None = None
+        self._layout_hooks: list[RemovableHandle] = []
 
     def loader(self, loader: EpochLoader) -> EpochLoader:
         """The same examples in Poisson samples, as many and in the mean as large as before."""
@@ -131,6 +134,11 @@ class PrivateStrategy(Strategy):
         self.detach()
         # Said of every first layer, whose input needs no gradient; its weights get theirs.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        self._layout_hooks = [
+            module.register_forward_pre_hook(_with_channels_outside)
+            for module in task.modules()
+            if isinstance(module, nn.Conv2d)
+        ]
         self.hooks = GradSampleHooks(task, loss_reduction="sum")
 
     def detach(self) -> None:
@@ -138,6 +146,8 @@ class PrivateStrategy(Strategy):
         if self.hooks is not None:
             self.hooks.cleanup()
             self.hooks = None
+        while self._layout_hooks:
+            self._layout_hooks.pop().remove()
 
     def facts(self) -> dict[str, Any]:
         """What the run's record says about the promise."""
@@ -298,6 +308,13 @@ class PrivacyAccount(Callback):
         if self._last_step is not None and trainer.state.step >= self._last_step:
             limit = self._strategy.budget.limit
             trainer.stop(f"another update would pass the privacy budget, epsilon {limit:g}")
+
+
+def _with_channels_outside(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Opacus 1.6 reads a convolution's input by strides that only this layout has: with the
+    channels innermost it computes other gradients, without an error.
+    """
+    return tuple(each.contiguous() for each in inputs)
 
 
 def _check_combination(config: TrainerConfig) -> None:

@@ -8,7 +8,11 @@ from torch import nn
 
 from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean, nearest
-from projects.image_classification.core.layers import adapt_first_convolution
+from projects.image_classification.core.layers import (
+    adapt_first_convolution,
+    head_of,
+    set_dropout,
+)
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.networks import MODEL_REGISTRY
 
@@ -82,18 +86,19 @@ def build_timm(name: str, shape: Shape, **options: Any) -> nn.Module:
     import timm
 
     if timm.models.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = (shape.height, shape.width)
+        options.setdefault("img_size", (shape.height, shape.width))
+    given = {key: value for key, value in options.items() if value is not None}
     try:
         model: nn.Module = timm.create_model(
-            name, num_classes=shape.num_classes, in_chans=shape.channels, **options
+            name, num_classes=shape.num_classes, in_chans=shape.channels, **given
         )
-    except TypeError as error:
-        if "img_size" not in str(error):
+    except TypeError as error:  # a few networks do not know one of these
+        unknown = next((key for key in ("img_size", "drop_rate") if key in str(error)), "")
+        if given.get(unknown) is None:
             raise
-        del options["img_size"]
-        model = timm.create_model(
-            name, num_classes=shape.num_classes, in_chans=shape.channels, **options
-        )
+        model = build_timm(name, shape, **{**options, unknown: None})
+        if unknown == "drop_rate":
+            set_dropout(model, head_of(model, shape.num_classes), given[unknown])
     return model
 
 

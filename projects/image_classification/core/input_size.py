@@ -21,11 +21,14 @@ def check_input(settings: ModelConfig, shape: Shape) -> None:
         ConfigError: naming a size that works, if one does; or what the network gives instead of
             logits.
     """
-    reason = _try(settings, shape, "meta")
-    if reason is None:
-        return
-    fitting = next((side for side in _SIDES if _try_side(settings, shape, side) is None), None)
-    if fitting is None:  # no size works without numbers, so the network needs them
+    try:
+        reason = _try(settings, shape, "meta")
+        if reason is None:
+            return
+        fitting = next((side for side in _SIDES if _try_side(settings, shape, side) is None), None)
+    except NotImplementedError:  # the network looks at numbers
+        fitting = None
+    if fitting is None:
         reason = _try(settings, shape, "cpu")
         if reason is None:
             return
@@ -49,15 +52,16 @@ def _try_side(settings: ModelConfig, shape: Shape, side: int) -> str | None:
 def _try(settings: ModelConfig, shape: Shape, device: str, is_quiet: bool = False) -> str | None:
     """Why a forward pass fails; ``None`` if it does not."""
     try:
-        with torch.device(device):
-            model = build_architecture(settings, shape).eval()
-            images = torch.zeros(2, shape.channels, shape.height, shape.width)
+        model = _build(settings, shape, device).eval()
+        images = torch.zeros(2, shape.channels, shape.height, shape.width, device=device)
         seen = _Pixels(model)
         with torch.no_grad():
             logits: Any = model(images)
     except ConfigError:
         if is_quiet:
             return "refused"
+        raise
+    except NotImplementedError:
         raise
     except _SIZE_ERRORS as error:
         return " ".join(str(error).split())[:200] or type(error).__name__
@@ -70,6 +74,14 @@ def _try(settings: ModelConfig, shape: Shape, device: str, is_quiet: bool = Fals
     if not is_quiet:
         seen.warn(settings.name, shape)
     return None
+
+
+def _build(settings: ModelConfig, shape: Shape, device: str) -> nn.Module:
+    try:
+        with torch.device(device):
+            return build_architecture(settings, shape)
+    except NotImplementedError:  # some compute their sizes with tensors
+        return build_architecture(settings, shape).to(device)
 
 
 class _Pixels:

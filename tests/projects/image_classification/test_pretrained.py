@@ -208,7 +208,7 @@ def test_without_a_network_one_line_says_where_and_what_to_do(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     name = "shufflenet_v2_x0_5" if kind == "base" else "test_resnet"
-    with pytest.raises(DownloadError, match="model.pretrained=false") as caught:
+    with pytest.raises(DownloadError, match=r"model\.pretrained=false") as caught:
         get_model(configuration(type=kind, architecture=name, pretrained=True))
     assert "HF_HUB_OFFLINE" in str(caught.value)
     assert "\n" not in str(caught.value)

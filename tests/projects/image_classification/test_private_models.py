@@ -77,6 +77,16 @@ def test_a_rewritten_network_computes_the_same_and_leaves_its_input_alone() -> N
     assert plain.state_dict().keys() == rewritten.state_dict().keys()
 
 
+def test_a_rewritten_network_can_be_exported() -> None:
+    config = configuration((16, 16), classes=3, architecture="resnet18", trainer_type="dp")
+    model = get_model(config).eval()
+    images = torch.randn(2, 3, 16, 16)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images,), dynamic_shapes=shapes)
+    more = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(program.module()(more), model(more))
+
+
 class GoesOn(nn.Module):
     """Changes a tensor in place and reads it by its old name."""
 
@@ -91,5 +101,5 @@ class GoesOn(nn.Module):
 
 
 def test_a_network_that_cannot_be_rewritten_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be rewritten.*simple_cnn"):
+    with pytest.raises(ConfigError, match=r"cannot be rewritten.*simple_cnn"):
         make_out_of_place(GoesOn(), torch.randn(2, 4))
