@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         setup_logger()
         options = ExportOptions(
-            output=None if arguments.output is None else Path(arguments.output).expanduser(),
+            output=_output(arguments),
             opset=arguments.opset,
             input_size=None if arguments.input_size is None else tuple(arguments.input_size),
             takes=arguments.input,
@@ -169,6 +169,16 @@ def _of_directory(path: Path) -> list[Path]:
         raise ConfigError(f"{record} is no record of folds: {error!r}") from None
 
 
+def _output(arguments: argparse.Namespace) -> Path | None:
+    """The file that was asked for; an ensemble of a cross-validation lies in its record."""
+    if arguments.output is not None:
+        return Path(arguments.output).expanduser()
+    first = Path(arguments.checkpoint[0]).expanduser()
+    if arguments.ensemble and (first / "cross_validation.json").is_file():
+        return first / "ensemble.onnx"
+    return None
+
+
 def _export_each(checkpoints: Sequence[Path], options: "ExportOptions") -> int:
     """Export all, going on after a failure; the exit code."""
     from loguru import logger
@@ -201,10 +211,12 @@ def _export_each(checkpoints: Sequence[Path], options: "ExportOptions") -> int:
 
 def _show(exported: "Exported") -> None:
     """What was written and found, on standard output; problems on standard error."""
+    from common.config.files import show_path
+
     report = exported.report
     shape = "x".join(map(str, report["input"]["shape"]))
     sys.stdout.write(
-        f"{exported.path}  {report['bytes']:,} bytes, opset {report['opset']}, "
+        f"{show_path(exported.path)}  {report['bytes']:,} bytes, opset {report['opset']}, "
         f"{report['input']['name']} {shape}, temperature {_short(report['temperature'])}\n"
     )
     if (checked := report["validation"]) is not None:
@@ -237,7 +249,7 @@ def _show(exported: "Exported") -> None:
             f"{quantised['test_images']:,} test images\n"
         )
     for problem in exported.problems:
-        sys.stderr.write(f"error: {exported.path}: {problem}\n")
+        sys.stderr.write(f"error: {show_path(exported.path)}: {problem}\n")
 
 
 def _short(value: Any) -> str:

@@ -159,11 +159,15 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Cla
     config, context = _own_config(path)
     names = tuple(config.data.class_names or ())
     temperature = _temperature(state, path)
-    # Where the training began plays no part: its weights are here.
+    # Where the training began plays no part: its weights are here. Nor does what was frozen, except
+    # where it decides which layers private training replaced.
+    is_private = config.training.trainer_type == "dp"
     model = replace(config.model, pretrained=False, weights=None)
+    if not is_private:
+        model = replace(model, freeze="none", unfreeze_epoch=None)
     task = ImageClassifier(replace(config, model=model), has_weights=True)
     task.configure(dataset_info(config, {}), context)
-    if config.training.trainer_type == "dp":
+    if is_private:
         _replace_layers(task)
     try:
         load_run_weights(task, path)

@@ -1,7 +1,7 @@
 """Two finished folds of a tiny data set, trained for real, for tests of what is done with them.
 
-Twenty-eight colour images of each of three classes, 12 x 10 pixels: told apart by their colour,
-which is off by so much that some are mistaken. ``ml-train`` itself makes the runs, so every test reads what users' runs hold.
+Twenty-eight images of each class of ``fruit``, whose colours are off by so much that some are
+mistaken. What ``ml-train`` calls makes the runs, so every test reads what users' runs hold.
 """
 
 import functools

@@ -13,7 +13,7 @@ from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
 from projects.image_classification.core.classifier import load_classifier
 from projects.image_classification.core.config_files import run_config
-from projects.image_classification.core.datasets import get_datasets
+from projects.image_classification.core.datasets import dataset_info, get_datasets
 from projects.image_classification.core.predictions import read_predictions
 from projects.image_classification.core.task import ImageClassifier
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
@@ -108,8 +108,6 @@ def test_nothing_is_fetched_though_the_run_began_with_published_weights(
     config.model.type, config.model.architecture = "base", "squeezenet1_1"
     config.preprocessing.image_size = [32, 32]
     task = ImageClassifier(config, has_weights=True)
-    from projects.image_classification.core.datasets import dataset_info
-
     task.configure(dataset_info(config, {}), context)
     text = load_checkpoint(best)["config"]
     for old, new in (
@@ -231,3 +229,29 @@ def test_a_target_outside_of_the_allow_list_is_refused(best: Path, tmp_path: Pat
     other = _with_config(best, tmp_path / "best.pt", old, new)
     with pytest.raises(ConfigError, match=r"os\.system"):
         load_classifier(other)
+
+
+def test_layers_that_private_training_replaced_are_replaced_again(
+    best: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("opacus")
+    from common.training.privacy.layers import replace_layers
+
+    text = load_checkpoint(best)["config"]
+    for old, new in (
+        ("trainer_type: standard", "trainer_type: dp"),
+        ("noise_multiplier: null", "noise_multiplier: 1.0"),
+        ("ema_decay: 0.9", "ema_decay: 0.0"),
+    ):
+        assert old in text
+        text = text.replace(old, new, 1)
+    save_checkpoint({"model": {}, "config": text}, tmp_path / "config.pt")
+    config, context = run_config(tmp_path / "config.pt")
+    task = ImageClassifier(config, has_weights=True)
+    task.configure(dataset_info(config, {}), context)
+    replace_layers(task)
+    path = tmp_path / "best.pt"
+    save_checkpoint({"model": task.state_dict(), "config": text}, path)
+    loaded = load_classifier(path)
+    assert any(isinstance(m, torch.nn.GroupNorm) for m in loaded.task.modules())
+    assert loaded.predict([draw_fruit(0, 0)]).shape == (1, 3)
