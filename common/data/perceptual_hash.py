@@ -131,6 +131,8 @@ def alike_groups(
         for start in range(0, len(first), _CHUNK):
             a = structured[first[start : start + _CHUNK]]
             b = structured[second[start : start + _CHUNK]]
+            apart = groups[a] != groups[b]  # of a thousand alike most are joined by others soon
+            a, b = a[apart], b[apart]
             dots = np.einsum("nd,nd->n", flat[a], flat[b], dtype=np.int64)
             together = size * dots - sums[a] * sums[b]
             likeness = together / np.sqrt(spreads[a].astype(float) * spreads[b])

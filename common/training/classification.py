@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from common.config import RunContext, Source
 from common.data.info import DatasetInfo
-from common.data.labelled_images import normalized
 from common.losses import CrossEntropy, expected_hits
+from common.models import Normalize
 from common.training.layer_decay import layered_groups
 from common.training.task import StepOutput, Task, Weight
 
@@ -51,6 +51,7 @@ class ClassificationTask(Task):
     model: nn.Module
     mean: Tensor
     std: Tensor
+    _normalize: Normalize
 
     def __init__(
         self,
@@ -85,10 +86,13 @@ class ClassificationTask(Task):
         self.model = self.build(replace(info, num_classes=classes))
         self.register_buffer("mean", torch.tensor(info.mean))
         self.register_buffer("std", torch.tensor(info.std))
+        self._normalize = Normalize(info.mean, info.std)
+        self.register_load_state_dict_post_hook(_take_statistics)
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Images as the network sees them, float32."""
-        return normalized(images, self.mean, self.std)
+        """Images as the network sees them, float32; valid until the next batch is normalised."""
+        normalized: Tensor = self._normalize(images)
+        return normalized
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of uint8 images ``(B, C, H, W)``."""
@@ -137,6 +141,11 @@ class ClassificationTask(Task):
         # Class weights divide the loss; an accuracy is of examples, which all count the same.
         counted = None if type(weight) is int else len(labels)
         return StepOutput(loss, weight, metrics, metrics_weight=counted)
+
+
+def _take_statistics(task: ClassificationTask, keys: Any) -> None:
+    """Loaded weights bring the statistics they were trained with."""
+    task._normalize = Normalize(task.mean.tolist(), task.std.tolist()).to(task.mean.device)
 
 
 def _top_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -141,7 +141,7 @@ def find_learning_rate(
         ConfigError: if the values of the sweep do not fit together.
         DataError: if the loader has no batch.
     """
-    _check(start_lr, end_lr, num_iter, beta, diverge_threshold)
+    check_sweep(start_lr, end_lr, num_iter, beta, diverge_threshold)
     sweep = _Points(beta, diverge_threshold)
     with undisturbed(loader):
         updates = _Updates(trainer, *_copies(trainer, task, info, optim))
@@ -321,15 +321,24 @@ def _groups(trainer: Trainer, loader: Any) -> Generator[list[Batch | None]]:
             raise DataError("the training data has no batch; is the data set empty?")
 
 
-def _check(start: float, end: float, num_iter: int, beta: float, threshold: float) -> None:
-    if not (0.0 < start < end < math.inf):
-        raise ConfigError(f"start_lr is {start}, end_lr is {end}; expected 0 < start_lr < end_lr")
+def check_sweep(
+    start_lr: float, end_lr: float, num_iter: int, beta: float, diverge_threshold: float
+) -> None:
+    """Refuse values of a sweep before anything is built.
+
+    Raises:
+        ConfigError: if they do not fit together.
+    """
+    if not (0.0 < start_lr < end_lr < math.inf):
+        raise ConfigError(
+            f"start_lr is {start_lr}, end_lr is {end_lr}; expected 0 < start_lr < end_lr"
+        )
     if num_iter < 1:
         raise ConfigError(f"num_iter is {num_iter}; expected at least 1")
     if not 0.0 <= beta < 1.0:
         raise ConfigError(f"beta is {beta}; expected a value in [0, 1)")
-    if not threshold > 1.0:
-        raise ConfigError(f"diverge_threshold is {threshold}; expected more than 1")
+    if not diverge_threshold > 1.0:
+        raise ConfigError(f"diverge_threshold is {diverge_threshold}; expected more than 1")
 
 
 def _join(*remarks: str) -> str:

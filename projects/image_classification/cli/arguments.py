@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, examples: Sequence[str] = ()) -> None:
         super().__init__(
             prog=prog,
-            description=description,
+            description=description.replace("``", ""),
             epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

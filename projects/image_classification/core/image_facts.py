@@ -78,6 +78,7 @@ def look_at(paths: Sequence[Path], workers: int = 0, progress: bool = False) -> 
     loader = DataLoader(
         _Chunks(paths),
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         generator=torch.Generator(),  # a loader draws from the global one, which is others'
     )
@@ -100,6 +101,10 @@ def _shown(chunks: Iterator[Any], count: int, progress: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
     return iter(tqdm(chunks, "decoding", count, unit_scale=_CHUNK, unit=" images", disable=None))
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk
 
 
 class _Chunks(Dataset[list[Look | str]]):
@@ -127,7 +132,9 @@ def _look(path: Path) -> Look | str:
             warnings.simplefilter("ignore")  # what damaged metadata says
             pixels = decode_image({"bytes": content, "path": "it"}).numpy()
             header = Image.open(io.BytesIO(content))
-            turned = 2 <= header.getexif().get(_ORIENTATION, 1) <= 8
+            # Asked for its EXIF data a PNG without any would be decoded once more.
+            has_exif = header.format == "TIFF" or "exif" in header.info
+            turned = has_exif and 2 <= header.getexif().get(_ORIENTATION, 1) <= 8
             animated = bool(getattr(header, "is_animated", False))
     except DataError as error:
         return _reason(str(error), path)

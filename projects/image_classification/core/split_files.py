@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from loguru import logger
@@ -81,11 +82,12 @@ def prepare(splits: Path) -> None:
     Raises:
         DataError: if nothing can be written there.
     """
-    probe = splits / ".tmp-probe"
+    if splits.is_symlink():
+        raise DataError(f"{splits} is a link; nothing is written through links: remove it")
     try:
         splits.mkdir(exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=splits):
+            pass
     except OSError as error:
         raise DataError(
             f"cannot write the splits to {splits}: {error.strerror}; if the photos lie on a "
@@ -137,19 +139,21 @@ def read_split(folder: Path) -> Split:
     """
     splits = folder / "splits"
     facts = _read_json(splits / "split.json", folder)
-    if facts.get("format") != FORMAT or not isinstance(facts.get("files"), dict):
+    options, files = facts.get("options"), facts.get("files")
+    is_known = facts.get("format") == FORMAT
+    if not is_known or not isinstance(options, dict) or not isinstance(files, dict):
         raise DataError(
             f"{splits / 'split.json'} has the format {facts.get('format')!r}, expected {FORMAT}; "
             f"split again: ml-split --raw_data {folder / 'raw'}"
         )
-    for name, digest in facts["files"].items():
+    for name, digest in files.items():
         if not (splits / name).is_file() or sha256_file(splits / name) != digest:
             raise DataError(
                 f"{splits / name} is not as ml-split wrote it; split again, or remove "
                 f"{splits / 'split.json'} to use lists of your own"
             )
     names = tuple(_read_json(splits / "classes.json", folder)["class_names"])
-    count = facts["options"]["folds"]
+    count = options["folds"]
     folds = [
         (read_index(splits / f"fold_{k}_train.txt"), read_index(splits / f"fold_{k}_val.txt"))
         for k in range(count)

@@ -39,6 +39,7 @@ from projects.image_classification.core.split_options import SplitOptions
 from projects.image_classification.core.stored_folder import OWN_TEST, original_class_names
 
 TEST, LEFT_OUT = -1, -2  # parts; folds are 0, 1, ...
+_LARGE_SET, _LARGE_SHARE = 20, 0.05  # of images that look alike: worth a warning
 
 
 def split_dataset(raw: Path, options: SplitOptions, progress: bool = False) -> Split:
@@ -81,6 +82,13 @@ def split_dataset(raw: Path, options: SplitOptions, progress: bool = False) -> S
     kept = _kept_test(own_test, names, found, facts) if options.keep_test else None
     parts = _parts(names, labels, class_names, groups, options, kept)
     warnings = found.warnings + _check_parts(parts, labels, class_names, options, kept)
+    largest = max(copies.near, key=len, default=[])
+    if len(largest) > max(_LARGE_SET, _LARGE_SHARE * len(names)):
+        warnings.append(
+            f"{len(largest):,} images look alike and stay together, one of them "
+            f"{escape(names[largest[0]])}; if they are no copies, use a smaller --hash-distance or "
+            "--no-near-duplicates"
+        )
     sets = _sets(parts, options.folds)
     original = original_class_names(folder, class_names)
     report = make_report(found, facts, labels, class_names, sets, copies, warnings)

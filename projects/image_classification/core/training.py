@@ -33,6 +33,7 @@ from projects.image_classification.core.datasets import (
 from projects.image_classification.core.evaluating import evaluate_run
 from projects.image_classification.core.experiment import callbacks_of, experiment_config
 from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.own_names import own_names
 from projects.image_classification.core.predictions import (
     Predictions,
     predict_logits,
@@ -96,12 +97,15 @@ def train_fold(
     """
     fold = fold_number(config)
     name = run_name(dataset_name(config), context.overrides, fold)
-    with open_run(
-        experiment_config(config, steps_per_epoch=1),
-        context,
-        directory=directory or RUNS / name,
-        checkpoints=WEIGHTS,
-    ) as run:
+    with (
+        own_names(),
+        open_run(
+            experiment_config(config, steps_per_epoch=1),
+            context,
+            directory=directory or RUNS / name,
+            checkpoints=WEIGHTS,
+        ) as run,
+    ):
         resolve_facts(config, context, fold)
         datasets = get_datasets(config, fold)
         data = data_splits(config, datasets)

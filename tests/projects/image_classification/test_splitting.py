@@ -158,7 +158,7 @@ def test_images_of_every_kind_are_used_and_damaged_ones_are_named(pets: Path):
         "text.png",
         "pipe.png",
     }
-    assert "truncated" in bad["raw/cat/half.jpg"]
+    assert "Premature end" in bad["raw/cat/half.jpg"]
     assert bad["raw/cat/empty.png"] == "empty file"
     assert "begins with b'no image'" in bad["raw/cat/text.png"]
     assert bad["raw/cat/pipe.png"] == "is no regular file"
@@ -285,6 +285,27 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(pets: Path):
     (pets / "cat" / "bad.png").write_bytes(b"")
     with pytest.raises(DataError, match="cannot write the splits"):
         split_dataset(pets, SplitOptions(on_bad="fail"))  # or it would name the bad image
+
+
+def test_nothing_is_written_through_a_link(pets: Path, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (pets.parent / "splits").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="is a link"):
+        split_dataset(pets, SplitOptions())
+    (pets.parent / "splits").unlink()
+    (pets.parent / "splits").mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+    (pets.parent / "splits" / "test.txt").symlink_to(elsewhere / "mine.txt")
+    split_dataset(pets, SplitOptions())
+    assert (elsewhere / "mine.txt").read_text() == "mine"
+
+
+def test_a_large_set_of_look_alikes_is_warned_of(pets: Path):
+    for number in range(25):
+        photo(0, 60 + number, 45).save(pets / "dog" / f"again {number}.png")
+    (warning,) = split_dataset(pets, SplitOptions(folds=3)).report["warnings"]
+    assert warning.startswith("26 images look alike and stay together, one of them raw/cat/0000")
 
 
 def test_a_changed_or_unfinished_split_is_not_read(pets: Path):
