@@ -1,7 +1,6 @@
 """``ml-inference``: what a trained classifier says of its test set, or of any images."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             draws=arguments.plots,
         )
         infer = infer_split if arguments.images is None else infer_images
-        sys.exit(infer(options))
+        infer(options)
 
 
 def _path(text: str | None) -> Path | None:

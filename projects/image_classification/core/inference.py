@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from common.data.image_batches import stack_images
 from common.data.loaders import SampleLoader
-from common.utils.errors import DataError
+from common.utils.errors import CheckpointError, DataError
 from common.utils.text import printable
-from projects.image_classification.core.classifier import Classifier, run_directory
+from projects.image_classification.core.classifier import BEST, Classifier, run_directory
 from projects.image_classification.core.datasets import IndexedImageDataset, evaluation_loader
 from projects.image_classification.core.predictions import (
     Predictions,
@@ -177,14 +178,23 @@ def difference_from_record(classifier: Classifier, made: Predictions) -> float |
         0 if they are the same to the last bit; ``None`` if there is no record of these weights
         and these images.
     """
-    file = run_directory(classifier.path) / EVALUATION / "test.pt"
-    if not file.is_file() or classifier.path.name != "best.pt":
+    known = recorded(classifier, "test")
+    if known is None or known.ids != made.ids or known.logits.shape != made.logits.shape:
         return None
-    recorded = read_predictions(file)
-    if recorded.ids != made.ids or recorded.logits.shape != made.logits.shape:
-        return None
-    difference = float((recorded.logits - made.logits).abs().max())
+    difference = float((known.logits - made.logits).abs().max())
     return math.inf if math.isnan(difference) else difference
+
+
+def recorded(classifier: Classifier, split: str) -> Predictions | None:
+    """What the training recorded of these weights; ``None`` if that is not there, or not whole."""
+    file = run_directory(classifier.path) / EVALUATION / f"{split}.pt"
+    if not file.is_file() or classifier.path.name != BEST:
+        return None
+    try:
+        return read_predictions(file)
+    except (CheckpointError, KeyError, TypeError) as error:
+        logger.warning(f"what training recorded cannot be read, and is not compared: {error}")
+        return None
 
 
 def _data_dir(classifier: Classifier, given: Path | None) -> Path:

@@ -1,10 +1,8 @@
-"""The two things ``ml-inference`` does, with what it prints and writes.
-
-Each returns the exit code: 0, or 2 if images could not be read and ``--on-bad fail`` was given.
-"""
+"""The two things ``ml-inference`` does, with what it prints and writes."""
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from common.utils.files import atomic_write_text, explained_write
 from common.utils.text import did_you_mean, printable
 from projects.image_classification.core.classifier import (
     Classifier,
+    checkpoint_of,
     load_classifier,
     run_directory,
 )
@@ -37,13 +36,13 @@ from projects.image_classification.core.inference import (
     difference_from_record,
     predict_dataset,
     predict_files,
+    recorded,
 )
 from projects.image_classification.core.inference_tables import (
     write_table_of_predictions,
     write_unreadable,
 )
-from projects.image_classification.core.predictions import Predictions, read_predictions
-from projects.image_classification.core.run_directories import EVALUATION
+from projects.image_classification.core.predictions import Predictions
 from projects.image_classification.core.task import ImageClassifier
 
 _SHOWN = 20  # lines of a list on the terminal
@@ -85,8 +84,13 @@ class InferenceOptions:
     draws: bool = True
 
 
-def infer_split(options: InferenceOptions) -> int:
-    """Measure the checkpoint on its test set, or on another list of the data set."""
+def infer_split(options: InferenceOptions) -> None:
+    """Measure the checkpoint on its test set, or on another list of the data set.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, FaultError: see the parts.
+    """
+    _check_place(options)
     classifier = _loaded(options)
     dataset = dataset_of(
         classifier, "test", options.data_dir, options.index_file, on_bad=options.on_bad
@@ -109,13 +113,18 @@ def infer_split(options: InferenceOptions) -> int:
     if dataset.skipped:
         _show_list("skipped, unreadable", list(dataset.skipped.values()))
     sys.stdout.write(f"written: {show_path(directory)}\n")
-    return 0
 
 
-def infer_images(options: InferenceOptions) -> int:
-    """Classify any images, and write what came out as CSV."""
+def infer_images(options: InferenceOptions) -> None:
+    """Classify any images, and write what came out as CSV.
+
+    Raises:
+        DataError: also if an image cannot be read and ``on_bad`` is ``fail``, or none can.
+        ConfigError, CheckpointError, FaultError: see the parts.
+    """
     if options.output is not None and options.output.is_dir():
         raise ConfigError(f"--output {options.output} is a directory; with --images name a file")
+    _check_place(options)
     found = find_places(options.images)
     classifier = _loaded(options)
     if options.labelled:
@@ -152,11 +161,20 @@ def infer_images(options: InferenceOptions) -> int:
     if labels is not None:
         _show_accuracy(labels, made, classifier, options.top_k)
     sys.stdout.write(f"probabilities: {_scale(classifier)}\nwritten: {show_path(output)}\n")
-    return 0
 
 
 def _loaded(options: InferenceOptions) -> Classifier:
     return load_classifier(options.checkpoint, Strategy(options.device).device)
+
+
+def _check_place(options: InferenceOptions) -> None:
+    """Refuse a place that cannot be written before the work, not after it."""
+    place = options.output
+    if place is None:
+        place = run_directory(checkpoint_of(options.checkpoint)) / "inference"
+    there = next(each for each in place.absolute().parents if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"{show_path(there)} cannot be written; give another place with --output")
 
 
 def _new_directory(classifier: Classifier, given: Path | None) -> Path:
@@ -219,10 +237,9 @@ def _write_report(
 
 def _scaling(classifier: Classifier) -> TemperatureScaling | None:
     """The checkpoint's temperature with what it was fitted on, if the run still has that."""
-    record = run_directory(classifier.path) / EVALUATION / "val.pt"
-    if not classifier.is_calibrated or not record.is_file():
+    held_out = recorded(classifier, "val") if classifier.is_calibrated else None
+    if held_out is None:
         return None
-    held_out = read_predictions(record)
     scaling = TemperatureScaling.fit(held_out.logits, held_out.labels)
     return scaling if math.isclose(scaling.temperature, classifier.temperature) else None
 

@@ -4,6 +4,7 @@ Normalisation and the softmax at the temperature are part of it. Of several netw
 a cross-validation, the probabilities are averaged.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -83,11 +84,13 @@ class OnnxNetwork(nn.Module):
         for member in self.members:
             assert isinstance(member, Member)
             logits = member.network(member.normalized(images) if self.takes == "pixels" else images)
-            every.append((logits / member.temperature).softmax(1))
+            every.append(logits / member.temperature)
         if len(every) == 1:
-            return logits, every[0]
-        mean = torch.stack(every).mean(0)
-        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), mean
+            return logits, every[0].softmax(1)
+        # In logarithms: of a class that all but rule out, nothing underflows.
+        summed = torch.stack([each.log_softmax(1) for each in every]).logsumexp(0)
+        mean = summed - math.log(len(every))
+        return mean, mean.exp()
 
     def feed(self, pixels: Tensor) -> Tensor:
         """What the graph takes, made of uint8 images."""

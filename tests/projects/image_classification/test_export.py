@@ -1,9 +1,11 @@
 """``ml-export`` as it is typed, on runs that ``ml-train`` made."""
 
 import json
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from common.data.preprocessing import Preprocessing
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError
 from common.utils.files import sha256_file
+from common.utils.paths import get_project_root
 from projects.image_classification.cli.export import main
 from projects.image_classification.core.classifier import load_classifier
 from projects.image_classification.core.config_files import run_config
@@ -36,7 +39,7 @@ def _run(*words: object) -> int:
     return int(stopped.value.code or 0)
 
 
-def _report(folder: Path) -> dict:
+def _report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "validation_report.json").read_text(encoding="utf-8"))
 
 
@@ -77,18 +80,35 @@ def test_pixels_of_training_inference_and_the_onnx_recipe_are_the_same_bits(
         assert torch.equal(for_inference(photo), from_onnx(photo))
 
 
-def test_the_example_without_pytorch_gives_what_ml_inference_gives(
-    best: Path, tmp_path: Path
+def _documented(page: str) -> dict[str, Any]:
+    """The names that the one Python block of a page defines."""
+    text = (get_project_root() / "docs" / "image_classification" / page).read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_the_documented_examples_give_what_the_classifier_gives(
+    best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "fruit.onnx"
     assert _run("--checkpoint", best, "--output", path) == 0
-    files = [tmp_path / f"{k}.png" for k in range(4)]
+    files = [tmp_path / f"{k}.jpg" for k in range(4)]
     for k, file in enumerate(files):
-        draw_fruit(k % 3, k, (31, 17)).save(file)
-    expected = load_classifier(best).predict(files).numpy()
-    assert np.abs(OnnxClassifier(path).predict(files) - expected).max() < 1e-6
+        draw_fruit(k % 3, k, (31 + k, 17)).save(file)
+    expected = load_classifier(best).predict(files)
+    found = _documented("export.md")["classify"](path, files)
+    for (name, probability), row in zip(found, expected, strict=True):
+        assert name == CLASSES[int(row.argmax())]
+        assert probability == pytest.approx(row.max().item(), abs=1e-6)
+    assert np.abs(OnnxClassifier(path).predict(files) - expected.numpy()).max() < 1e-6
+    capsys.readouterr()
+    _documented("inference.md")["classify"](str(best), list(map(str, files)))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(".jpg ")[1].rsplit(" ", 1)[0] for line in lines] == [n for n, _ in found]
     assert _run("--checkpoint", best, "--output", path, "--input", "normalized", *QUICK) == 0
-    assert np.abs(OnnxClassifier(path).predict(files) - expected).max() < 1e-6
+    assert np.abs(OnnxClassifier(path).predict(files) - expected.numpy()).max() < 1e-6
 
 
 def test_every_check_passes_and_stands_in_the_report(

@@ -22,9 +22,11 @@ pytest_plugins = ["tests.projects.image_classification.finished_runs"]
 
 
 def _run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stopped:
+    try:
         main([str(word) for word in words])
-    return int(stopped.value.code or 0)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
 
 
 def _copy(project: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -148,6 +150,37 @@ def test_a_data_set_that_orders_its_classes_otherwise_keeps_the_checkpoints_orde
     made = predict_dataset(classifier, dataset_of(classifier))
     recorded = read_predictions(root / "runs/fruit_fold_0/evaluation/test.pt")
     assert torch.equal(made.labels, recorded.labels)
+
+
+def test_a_damaged_test_image_is_named_or_skipped_with_a_word(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = _copy(project, tmp_path, monkeypatch)
+    listed = (root / "data/fruit/splits/test.txt").read_text(encoding="utf-8").splitlines()
+    (root / "data" / "fruit" / listed[3]).write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ("--checkpoint_path", "runs/fruit_fold_0", "--no-plots")
+    assert _run(*words) == 2
+    assert listed[3] in capsys.readouterr().err
+    assert _run(*words, "--on-bad", "skip") == 0
+    said = capsys.readouterr()
+    assert listed[3] in said.err
+    assert "to the last bit" not in said.out
+
+
+def test_a_damaged_record_of_the_training_does_not_stand_in_the_way(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = _copy(project, tmp_path, monkeypatch)
+    for name in ("test.pt", "val.pt"):
+        (root / "runs/fruit_fold_0/evaluation" / name).write_bytes(b"damaged")
+    assert _run("--checkpoint_path", "runs/fruit_fold_0", "--no-plots") == 0
+    assert "is not compared" in capsys.readouterr().err
 
 
 # ---- any images -----------------------------------------------------------------------------
@@ -289,6 +322,10 @@ def test_a_camera_that_was_held_upright_changes_nothing(best: Path, tmp_path: Pa
         (("--checkpoint_path", "runs/fruit_fold_0", "--index_file", "no.txt"), "no list of images"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--data_dir", "runs"), "no data set's folder"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--device", "tpu9"), "device"),
+        (
+            ("--checkpoint_path", "runs/fruit_fold_0", "--output", "config.yaml/x"),
+            "cannot be written",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -175,14 +175,15 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
 
 
-def test_an_ensemble_is_the_mean_of_softmaxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [20, 9])
+def test_an_ensemble_is_the_mean_of_softmaxes(tmp_path: Path, opset: int) -> None:
     torch.manual_seed(1)
     bodies = [_convolutions() for _ in range(3)]
     for number, body in enumerate(bodies):
         nn.init.normal_(body[-1].weight, std=1.0 + number)  # type: ignore[index, arg-type]
     members = [Member(b, [0.1 * k] * 3, [0.2] * 3, 1.0 + k) for k, b in enumerate(bodies)]
     network = OnnxNetwork(members).eval()
-    export_network(network, tmp_path / "e.onnx", SHAPE, {}, 18)
+    export_network(network, tmp_path / "e.onnx", SHAPE, {}, opset)
     logits, probabilities = _run(tmp_path / "e.onnx", _pixels(4).numpy())
     with torch.no_grad():
         each = [
@@ -192,6 +193,19 @@ def test_an_ensemble_is_the_mean_of_softmaxes(tmp_path: Path) -> None:
     expected = sum(each) / 3
     assert np.abs(probabilities - expected.numpy()).max() < 1e-6  # type: ignore[union-attr]
     assert torch.allclose(torch.tensor(logits).softmax(1), torch.tensor(probabilities), atol=1e-6)
+    assert not validate(tmp_path / "e.onnx", network, SHAPE)["problems"]
+
+
+def test_a_class_that_all_members_rule_out_keeps_its_logit(tmp_path: Path) -> None:
+    bodies = [_convolutions() for _ in range(2)]
+    for body in bodies:
+        with torch.no_grad():
+            body[-1].bias[3] = -500.0  # type: ignore[index, union-attr]
+    network = OnnxNetwork([Member(b, [0.5] * 3, [0.2] * 3) for b in bodies]).eval()
+    export_network(network, tmp_path / "e.onnx", SHAPE, {}, QUICK)
+    logits, probabilities = _run(tmp_path / "e.onnx", _pixels(2).numpy())
+    assert (logits[:, 3] < -490).all()
+    assert (probabilities[:, 3] == 0).all()
     assert not validate(tmp_path / "e.onnx", network, SHAPE)["problems"]
 
 
