@@ -5,6 +5,7 @@ list. What Hydra gets was read by our strict reader and accepted by the schema, 
 reported with its file, line and key, and nothing a file says is ignored.
 """
 
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,15 @@ from common.config.interpolation import check_references, resolve
 from common.config.locate import group_folder, read_group
 from common.config.origins import Origin, Source, is_secret
 from common.config.overrides import COMMAND_LINE, Override, parse_overrides
-from common.config.schema import defaults_of, fields_of, lookup, section_of, suggest, walk
+from common.config.schema import (
+    defaults_of,
+    fields_of,
+    lookup,
+    members,
+    section_of,
+    suggest,
+    walk,
+)
 from common.config.targets import check_targets
 from common.config.tree import ABSENT, leaves, merge, nest, read
 from common.config.validate import (
@@ -48,7 +57,7 @@ class Composition:
 
     def __init__(self, schema: type, file: ConfigFile, folder: Path) -> None:
         self.schema = schema
-        self.file = file
+        self.file = replace(file, content=_said(schema, file, file.content))
         self.folder = folder
         self.origins: dict[str, Origin] = {}
         self.changed: list[str] = []
@@ -240,6 +249,21 @@ def _check_overlap(keys: Sequence[str]) -> None:
         for inner in keys:
             if inner.startswith(f"{outer}."):
                 raise ConfigError(f"{COMMAND_LINE}: {outer} and {inner} overlap; give one of them")
+
+
+def _said(schema: type, file: ConfigFile, tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A file's values without the sections of which every line is a comment."""
+    fields = fields_of(schema, prefix)
+    said: dict[str, Any] = {}
+    for name, value in tree.items():
+        section = section_of(fields[name].kind) if name in fields else None
+        if section is not None and isinstance(value, dict):
+            said[name] = _said(section, file, value, f"{prefix}{name}.")
+        elif section is None or f"{prefix}{name}" not in file.unsaid:
+            said[name] = value
+        elif types.NoneType in members(fields[name].kind):
+            said[name] = value  # null is one of its values
+    return said
 
 
 def _split(schema: type, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -36,12 +36,14 @@ class ConfigFile:
         content: Its values.
         lines: The line of every key, counted from 1.
         comments: What follows a value on its line, without the ``#``.
+        unsaid: Keys with nothing behind them, e.g. a section of which every line is a comment.
     """
 
     shown: str
     content: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
+    unsaid: frozenset[str] = frozenset()
 
     def place(self, key: str) -> str:
         """``file:line`` of a key, or of the nearest section around it."""
@@ -114,7 +116,7 @@ def parse_config(text: str, shown: str) -> ConfigFile:
     if not isinstance(reader.root, dict):
         kind = "a list" if isinstance(reader.root, list) else "a single value"
         raise ConfigError(f"{shown} holds {kind}; expected keys and values")
-    return ConfigFile(shown, reader.root, reader.lines, reader.comments)
+    return ConfigFile(shown, reader.root, reader.lines, reader.comments, frozenset(reader.unsaid))
 
 
 def parse_scalar(text: str) -> Any:
@@ -145,6 +147,7 @@ class _Reader:
         self.root: Any = None
         self.lines: dict[str, int] = {}
         self.comments: dict[str, str] = {}
+        self.unsaid: list[str] = []
         self._shown = shown
         self._text = text
         self._documents = 0
@@ -186,7 +189,10 @@ class _Reader:
 
     def _scalar(self, event: Any) -> None:
         if not self._waits_for_key():
-            self._note(self._place(self._value(event)), event)
+            name = self._place(self._value(event))
+            if not event.value and event.implicit[0]:
+                self.unsaid.append(name)
+            self._note(name, event)
             return
         key, container = event.value, self._containers[-1]
         name = f"{self._names[-1]}.{key}" if self._names[-1] else key

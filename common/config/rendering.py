@@ -29,24 +29,25 @@ def _lines(
     tree: dict[str, Any], prefix: str, indent: str, comment: Callable[[str], object]
 ) -> Iterator[str]:
     for name, value in tree.items():
-        key, label = f"{prefix}{name}", f"{indent}{_scalar(name)}:"
+        key, label = f"{prefix}{name}", f"{indent}{scalar(name)}:"
         if isinstance(value, dict) and value:
             yield label
             yield from _lines(value, f"{key}.", f"{indent}  ", comment)
         else:
-            yield f"{label} {_flow(value)}  # {comment(key)}"
+            yield f"{label} {flow(value)}  # {comment(key)}"
 
 
-def _flow(value: Any) -> str:
-    """A value on one line."""
+def flow(value: Any) -> str:
+    """A value on one line of YAML."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{scalar(k)}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    return _scalar(value)
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return scalar(value)
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
+    """A value that is neither list nor section, quoted where plain text would mean another."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and not math.isfinite(value):

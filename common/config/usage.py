@@ -9,7 +9,7 @@ from common.config.files import ConfigFile
 from common.config.locate import groups_of
 from common.config.schema import MISSING, defaults_of, lookup, section_of, walk
 from common.config.tree import ABSENT, read
-from common.config.validate import describe, show
+from common.config.validate import expected, show
 from common.utils.paths import get_project_root
 
 _TRAIN = """\
@@ -87,12 +87,6 @@ def _keys(schema: type, composed: ConfigFile) -> list[str]:
         default = read(defaults, field.key)
         if section_of(field.kind) is not None and isinstance(default, dict):
             continue
-        kind = describe(field.kind)
-        if field.option.choices:
-            several = "a list of some of " if kind.startswith("a list") else "one of "
-            kind = several + ", ".join(map(str, field.option.choices))
-        if field.option.limits:
-            kind += f", {field.option.limits}"
         optional = ""
         if default is ABSENT:  # inside a section that is null unless it is given
             section, _, name = field.key.rpartition(".")
@@ -101,7 +95,7 @@ def _keys(schema: type, composed: ConfigFile) -> list[str]:
         value = read(composed.content, field.key)
         if value is not ABSENT and not isinstance(value, dict) and value != default:
             given = f"{show(value)} from {_origin(composed, field.key)}; {given}"
-        rows.append((field.key, f"{kind}; {given}", field.option.help))
+        rows.append((field.key, f"{expected(field)}; {given}", field.option.help))
     width = max((len(key) for key, _, _ in rows), default=0)
     return [f"{key:<{width}}  {help}  [{kind}]" for key, kind, help in rows]
 

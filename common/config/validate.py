@@ -97,6 +97,17 @@ def describe(kind: Any) -> str:
     return " or ".join(words)
 
 
+def expected(field: Field) -> str:
+    """What a field takes, in words: its kind, or its choices, and its limits."""
+    kind = describe(field.kind)
+    if field.option.choices:
+        several = "a list of some of " if kind.startswith("a list") else "one of "
+        kind = several + ", ".join(map(str, field.option.choices))
+        if types.NoneType in members(field.kind):
+            kind += " or null"
+    return f"{kind}, {field.option.limits}" if field.option.limits else kind
+
+
 def _convert(root: type, field: Field, value: Any, partial: bool) -> Any:
     """One value as its field's kind; ``root`` is the whole schema, for suggestions."""
     if partial and isinstance(value, str) and ("${" in value or value == MISSING):

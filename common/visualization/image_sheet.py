@@ -108,11 +108,12 @@ def mistake_captions(
     return (
         f"is {true}",
         f"taken for {predicted}",
-        f"p {_percent(confidence)}, true {_percent(of_true)}",
+        f"p {percent(confidence)}, true {percent(of_true)}",
     )
 
 
-def _percent(p: float) -> str:
+def percent(p: float) -> str:
+    """A probability for people: never 0 or 100 unless it is."""
     if 0.0 < p < 0.001:
         return "<0.1 %"
     return f"{100 * p:.1f} %" if p < 0.9995 or p == 1.0 else ">99.9 %"

@@ -135,7 +135,7 @@ def test_a_value_becomes_its_kind(file: Path, text: str, key: str, value: Any):
         ("steps: [{size: 1}]", "steps[0].name has no value"),
         ("steps: [{nam: 1}]", "steps[0].nam is not a key"),
         ("inner: 3", "inner is 3, expected a section of keys"),
-        ("inner:", "inner is null, expected a section of keys"),
+        ("inner: null", "inner is null, expected a section of keys"),
         ("choice: 3", "choice is 3, expected one of 1, 2"),
         ("intege: 3", "intege is not a key; did you mean 'integer'?"),
         ("inner: {widht: 3}", "inner.widht is not a key; did you mean 'inner.width'?"),
@@ -149,6 +149,11 @@ def test_a_wrong_value_is_named_with_its_line(file: Path, text: str, problem: st
     assert problem in str(error.value)
     assert "config.yaml:2: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_section_of_which_every_line_is_a_comment_has_its_defaults(file: Path):
+    text = "inner:\n  # width: 3\naverage:\n  # decay: 0.5\n"
+    assert read(file, text) == read(file, "")
 
 
 def test_a_value_is_checked_also_where_the_command_line_replaces_it(file: Path):

@@ -85,7 +85,8 @@ def build_timm(name: str, shape: Shape, **options: Any) -> nn.Module:
     """A classifier of timm; ``options`` are those of ``timm.create_model``."""
     import timm
 
-    if timm.models.get_pretrained_cfg(name).fixed_input_size:
+    published = timm.models.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
         options.setdefault("img_size", (shape.height, shape.width))
     given = {key: value for key, value in options.items() if value is not None}
     try:

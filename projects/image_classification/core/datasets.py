@@ -74,8 +74,8 @@ class PreprocessedImages(DecodedImages):
     def _read(self, index: int) -> Tensor:
         source = self.sources[index] if self.cache is None else self.cache[index]
         if self._crop is not None:
-            scale, ratio = tuple(self._crop.crop_scale), tuple(self._crop.crop_ratio)
-            return self.preprocessing.random_crop(source, scale, ratio)
+            (least, most), (narrow, wide) = self._crop.crop_scale, self._crop.crop_ratio
+            return self.preprocessing.random_crop(source, (least, most), (narrow, wide))
         if self.cache is not None:
             return self.preprocessing.finish(source)
         return self.preprocessing(source)

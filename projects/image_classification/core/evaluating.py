@@ -187,7 +187,8 @@ def _counts(config: Config) -> dict[str, list[int]]:
     files = {"train": f"fold_{fold}_train.txt", "val": f"fold_{fold}_val.txt", "test": "test.txt"}
     counts: dict[str, list[int]] = {}
     for split, name in files.items():
-        labels = torch.tensor(labels_of(read_index(splits / name), names, splits / name))
+        listed = labels_of(read_index(splits / name), names, splits / name)
+        labels = torch.tensor(listed, dtype=torch.long)  # also of none
         counts[split] = labels.bincount(minlength=len(names)).tolist()
     return counts
 

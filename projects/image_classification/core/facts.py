@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loguru import logger
 from PIL import Image
 
 from common.config import RunContext, Source
@@ -21,7 +22,7 @@ from projects.image_classification.core.index_files import find_files, read_inde
 from projects.image_classification.core.split_files import read_classes
 
 LOOKED_AT = 500  # images, evenly spaced, from which size, channels, mean and deviation are taken
-_LARGEST_OWN_SIZE = 64  # images of one size up to this are taken as they are
+LARGEST_OWN_SIZE = 64  # images of one size up to this are taken as they are
 _USUAL_SIZE = 224
 
 
@@ -51,12 +52,30 @@ def resolve_facts(config: Config, context: RunContext, fold: int) -> None:
     if config.data.class_counts is None:
         values = [counts[index] for index in range(len(names))]
         context.resolve("data.class_counts", values, Source.DATA, by=by)
-    files = find_files(index_file, listed)
-    sources = [files[i] for i in evenly_spaced(len(listed), LOOKED_AT)]
+    resolve_recipe(config, context, find_files(index_file, listed), by)
+
+
+def resolve_recipe(config: Config, context: RunContext, files: Sequence[Path], by: str) -> None:
+    """Fill in size, channels, mean and deviation from some of the images.
+
+    Args:
+        config: Changed through ``context``.
+        context: Of the same configuration.
+        files: The images; ``LOOKED_AT`` of them are looked at.
+        by: What lists them.
+
+    Raises:
+        DataError: if none of those can be read.
+    """
+    sources = [files[i] for i in evenly_spaced(len(files), LOOKED_AT)]
     recipe = config.preprocessing
     if recipe.mode is None or recipe.image_size is None:
         mode, size = _mode_and_size(sources)
         context.resolve("preprocessing.mode", recipe.mode or mode, Source.DATA, by=by)
+        is_own = recipe.image_size is None and max(size) <= LARGEST_OWN_SIZE
+        if is_own and context.source("preprocessing.crop_share") is Source.DEFAULT:
+            # They have the input's size: nothing is cut off.
+            context.resolve("preprocessing.crop_share", 1.0, Source.DATA, by=by)
         context.resolve("preprocessing.image_size", recipe.image_size or size, Source.DATA, by=by)
     if recipe.mean is None or recipe.std is None:
         mean, std = pixel_statistics(sources, Preprocessing(recipe))
@@ -99,18 +118,24 @@ def pixel_statistics(
         DataError: if none of them can be read.
     """
     sums, pixels = torch.zeros(2, 3, dtype=torch.float64), 0
-    channels = 0
+    channels, bad = 0, []
     for source in sources:
         try:
             image = preprocessing(source).double() / 255.0
-        except DataError:
-            continue  # reading the data set fails or skips it, with a word
+        except DataError as error:
+            bad.append(error)  # reading the data set fails or skips it
+            continue
         channels = image.shape[0]
         sums[0, :channels] += image.sum((1, 2))
         sums[1, :channels] += image.square().sum((1, 2))
         pixels += image[0].numel()
     if not pixels:
-        raise DataError(f"none of {len(sources)} training images can be read; run ml-split again")
+        raise DataError(f"none of {len(sources)} images can be read; the first: {bad[0]}")
+    if bad:
+        logger.warning(
+            f"{len(bad):,} of the {len(sources):,} images looked at cannot be read and do not count "
+            f"for mean and deviation; the first: {bad[0]}"
+        )
     mean = sums[0, :channels] / pixels
     std = (sums[1, :channels] / pixels - mean.square()).clamp(min=0.0).sqrt()
     return [round(v, 6) for v in mean.tolist()], [round(v, 6) for v in std.tolist()]
@@ -144,7 +169,7 @@ def _mode_and_size(sources: Sequence[Path]) -> tuple[str, list[int]]:
         except (OSError, ValueError, SyntaxError):
             continue
     mode = "L" if modes and modes <= {"1", "L", "I;16", "I"} else "RGB"
-    if len(sizes) == 1 and max(next(iter(sizes))) <= _LARGEST_OWN_SIZE:
+    if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_OWN_SIZE:
         width, height = next(iter(sizes))
         return mode, [height, width]
     return mode, [_USUAL_SIZE, _USUAL_SIZE]

@@ -31,5 +31,6 @@ class ImageClassifier(ClassificationTask):
     def build(self, info: DatasetInfo) -> nn.Module:
         """The network, on the CPU."""
         network = get_model(self._config, has_weights=self._has_weights)
-        self._head = head_of(network, self._config.data.num_classes)
+        assert info.num_classes is not None  # the facts of the data are filled in
+        self._head = head_of(network, info.num_classes)
         return network
