@@ -6,6 +6,7 @@ from typing import Any
 
 from loguru import logger
 
+from common.config import Source
 from common.config.files import parse_config
 from common.config.tree import leaves, plain
 from common.utils.errors import ConfigError, DataError
@@ -137,9 +138,12 @@ class SearchPlan:
         return {key: known[key].decode(value) for key, value in params.items() if key in known}
 
     def best_yaml(self, params: dict[str, Any]) -> str:
-        """The whole configuration with a trial's values, which trains what the trial trained."""
+        """The whole configuration with a trial's values, which trains what the trial trained.
+
+        Defaults are comments: the data may replace a default, but not what a file sets.
+        """
         fold = ALL_FOLDS if len(self.folds) > 1 else self.folds[0]
-        return str(self.load(self.decoded(params), fold)[1].to_yaml())
+        return _defaults_as_comments(self.load(self.decoded(params), fold)[1].to_yaml())
 
     def storage_words(self) -> str:
         """The flag that names the storage, if the command line did."""
@@ -199,3 +203,21 @@ def compare_settings(study: Any, plan: SearchPlan, is_new: bool) -> None:
         logger.warning(
             f"earlier trials were trained with other values: {', '.join(changed[:5])}{more}"
         )
+
+
+def _defaults_as_comments(text: str) -> str:
+    """A saved configuration whose defaults, and sections of nothing else, are comments."""
+    lines: list[str] = []
+    set_at: set[int] = set()  # indents of what is set below the line that is looked at
+    for line in reversed(text.splitlines()):
+        name = line.lstrip(" ")
+        indent = len(line) - len(name)
+        if name.endswith(":"):
+            is_set = any(each > indent for each in set_at)
+            set_at = {each for each in set_at if each <= indent}
+        else:
+            is_set = not name.endswith(f"  # {Source.DEFAULT}")
+        if is_set:
+            set_at.add(indent)
+        lines.append(line if is_set else f"{' ' * indent}# {name}")
+    return "\n".join(reversed(lines)) + "\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import Source
 from common.config.tree import leaves, plain
 from common.utils.errors import ConfigError, DataError, FaultError
 from projects.image_classification.cli.search import main as ml_search
@@ -130,10 +131,23 @@ def test_only_the_best_trial_keeps_its_weights(finished, monkeypatch):
 def test_a_trial_is_a_run_of_the_configuration_with_its_values(finished, monkeypatch):
     monkeypatch.chdir(finished.folder)
     theirs = dict(leaves(plain(load_config("config.yaml")[0])))
-    ours = dict(leaves(plain(run_config(STUDY / "trial_0000")[0])))
+    config, context = run_config(STUDY / "trial_0000")
+    ours = dict(leaves(plain(config)))
     searched = {"optimizer.lr", "training.batch_size", "search.n_trials", "seed"}
-    from_data = {key for key, value in theirs.items() if value is None}
+    from_data = set(context.values(Source.DATA))
     assert {key for key in theirs if theirs[key] != ours[key]} <= searched | from_data
+
+
+def test_the_best_configuration_sets_what_was_set_and_shows_defaults_as_comments(
+    finished, monkeypatch
+):
+    monkeypatch.chdir(finished.folder)
+    text = (STUDY / "best_config.yaml").read_text()
+    _, context = load_config(STUDY / "best_config.yaml")
+    assert context.source("optimizer.lr") is Source.USER
+    assert context.source("preprocessing.crop_share") is Source.DEFAULT
+    assert "  # crop_share: " in text
+    assert "deterministic: true" in text
 
 
 def test_the_same_command_on_a_new_study_tries_the_same_values(photos):
