@@ -5,6 +5,8 @@ whose turn it is: an ``InputError`` (exit code 2) is for the person who typed th
 the file, a ``FaultError`` (exit code 1) is for the disk, the network or the machine.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,13 +71,17 @@ def exit_on_error() -> Iterator[None]:
     """Turn errors into one line on standard error and an exit code.
 
     Raises:
-        SystemExit: with the error's ``exit_code``, or 130 after Ctrl-C.
+        SystemExit: with the error's ``exit_code``, 130 after Ctrl-C, or 141 when nobody reads on.
     """
     try:
         yield
+        sys.stdout.flush()  # a reader that has gone shows now, not when the interpreter ends
     except RepriseError as error:
         sys.stderr.write(f"{error.label}: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None

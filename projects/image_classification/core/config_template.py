@@ -27,6 +27,7 @@ _FACTS = (
     *("data.class_names", "data.num_classes", "data.class_counts"),
     *("preprocessing.image_size", "preprocessing.mode", "preprocessing.mean", "preprocessing.std"),
 )
+_SMALL = 64  # pixels a side up to which a small network of our own is the first to try
 _TOLD = 40  # classes up to which each is written on a line of its own, with its count
 
 
@@ -105,6 +106,8 @@ def dataset_template(
     values |= {key: value for key in _FACTS if (value := read(config, key)) is not None}
     if context.source("preprocessing.crop_share") is Source.DATA:
         values["preprocessing.crop_share"] = config.preprocessing.crop_share
+    if max(config.preprocessing.image_size or [0]) <= _SMALL and "model.type" not in values:
+        values |= {"model.type": "custom", "model.custom_architecture": "simple_cnn"}
     if searches:
         values |= search_values(len(listed))
     ordered = {name: counts[name] for name in names}
@@ -161,10 +164,9 @@ def _notes(values: Mapping[str, Any], counts: Mapping[str, int], looked_at: int)
     notes["preprocessing.std"] = f"standard deviation of the same, {pixels}"
     if "preprocessing.crop_share" in values:
         notes["preprocessing.crop_share"] = "the images have the input's size: nothing is cut off"
-    if "data.class_counts" not in values:
-        notes["data.class_counts"] = (
-            "training images of each class; ml-train counts those of its fold"
-        )
+    notes["data.class_counts"] = "training images of each class; ml-train counts those of its fold"
+    if values.get("model.type") == "custom":
+        notes["model.type"] = "base (torchvision) and timm have networks for larger images"
     largest, smallest = max(counts.values()), max(1, min(counts.values()))
     if largest >= IMBALANCED * smallest:
         ratio = f"the largest class has {largest / smallest:.3g} times the images of the smallest"

@@ -49,9 +49,9 @@ def resolve_facts(config: Config, context: RunContext, fold: int) -> None:
     context.resolve("data.num_classes", len(names), Source.DATA, by="data.class_names")
     counts = Counter(labels_of(listed, names, index_file))
     by = f"splits/fold_{fold}_train.txt"
-    if config.data.class_counts is None:
-        values = [counts[index] for index in range(len(names))]
-        context.resolve("data.class_counts", values, Source.DATA, by=by)
+    # Those of a file were another fold's, perhaps: this fold's are a fact.
+    values = [counts[index] for index in range(len(names))]
+    context.set("data.class_counts", values, Source.DATA, by=by)
     resolve_recipe(config, context, find_files(index_file, listed), by)
 
 
