@@ -94,7 +94,8 @@ def sampler_seed(seed: int, is_first: bool) -> int:
 def _named(module: Any, name: str, names: Sequence[str], key: str) -> type:
     if name not in names or not hasattr(module, name):
         raise ConfigError(f"{key} is '{name}': {did_you_mean(name, names)}")
-    return getattr(module, name)  # type: ignore[no-any-return]
+    found: type = getattr(module, name)
+    return found
 
 
 def _checked_options(kind: type, options: Mapping[str, Any], key: str) -> dict[str, Any]:

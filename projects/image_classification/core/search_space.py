@@ -174,7 +174,7 @@ def _range(field: Field, kind: str, entry: dict[str, Any]) -> Parameter:
     key = field.key
     is_int = kind == "int"
     for name in ("low", "high"):
-        value = entry.get(name)
+        value: Any = entry.get(name)
         kinds = (int,) if is_int else (int, float)
         if type(value) not in kinds or not math.isfinite(value):
             shown = "missing" if name not in entry else show(value)
