@@ -12,7 +12,7 @@ from common.utils.errors import ConfigError, RepriseError, exit_on_error
 from projects.image_classification.cli.arguments import Parser
 
 if TYPE_CHECKING:
-    from projects.image_classification.core.exporting import Exported, ExportOptions
+    from projects.image_classification.core.export.exporting import Exported, ExportOptions
 
 EXAMPLES = (
     "ml-export --checkpoint runs/digits_fold_0/weights/best.pt --validate",
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{len(checkpoints)}"
             )
         from common.utils import setup_logger
-        from projects.image_classification.core.exporting import ExportOptions, export
+        from projects.image_classification.core.export.exporting import ExportOptions, export
 
         setup_logger()
         options = ExportOptions(
@@ -183,7 +183,7 @@ def _export_each(checkpoints: Sequence[Path], options: "ExportOptions") -> int:
     """Export all, going on after a failure; the exit code."""
     from loguru import logger
 
-    from projects.image_classification.core.exporting import export
+    from projects.image_classification.core.export.exporting import export
 
     rows: list[tuple[str, str]] = []
     failures = 0

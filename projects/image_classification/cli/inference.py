@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments, words = parser().words(argv)
         _check(arguments, words)
         from common.utils import setup_logger
-        from projects.image_classification.core.inference_reports import (
+        from projects.image_classification.core.inference.reports import (
             InferenceOptions,
             infer_images,
             infer_split,

@@ -105,8 +105,8 @@ def _output(given: str | None, name: str, force: bool) -> Path:
 
 
 def _write_demo(data_dir: Path) -> None:
-    from projects.image_classification.core.demo import write_demo
-    from projects.image_classification.core.splitting import SplitOptions, split_dataset
+    from projects.image_classification.core.folder.demo import write_demo
+    from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 
     try:
         raw = write_demo(data_dir)

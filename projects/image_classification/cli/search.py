@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *_own_overrides(arguments, words),
             *overrides_of(_without_own(arguments), words),
         ]
-        from projects.image_classification.core.search import search
+        from projects.image_classification.core.search.search import search
 
         mode = "resume" if arguments.resume else "join" if arguments.join else "create"
         report = search(arguments.config, overrides, mode)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _own_overrides(arguments: Namespace, words: Sequence[str]) -> list[str]:
-    from projects.image_classification.core.search_space import override_word
+    from projects.image_classification.core.search.space import override_word
 
     found = []
     for name, (key, is_text) in _KEYS.items():

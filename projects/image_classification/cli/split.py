@@ -18,8 +18,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from common.utils.errors import InputError, exit_on_error
-from projects.image_classification.core.image_folder import check_raw_folder
-from projects.image_classification.core.split_options import SplitOptions
+from projects.image_classification.core.folder.image_folder import check_raw_folder
+from projects.image_classification.core.folder.split_options import SplitOptions
 
 
 def main() -> None:
@@ -43,12 +43,15 @@ def _split(arguments: argparse.Namespace) -> None:
         check_raw_folder(raw)
     # PyTorch is imported by these: --help and a mistyped path need not wait for it.
     from common.utils.logging import setup_logger
-    from projects.image_classification.core.data_report import report_text
-    from projects.image_classification.core.splitting import split_dataset
+    from projects.image_classification.core.folder.data_report import report_text
+    from projects.image_classification.core.folder.splitting import split_dataset
 
     setup_logger()
     if arguments.dataset is not None:
-        from projects.image_classification.core.stored_folder import default_folder, unpack_dataset
+        from projects.image_classification.core.folder.stored_folder import (
+            default_folder,
+            unpack_dataset,
+        )
 
         folder = default_folder(arguments.dataset) if raw is None else raw.parent
         if raw is not None and raw.name != "raw":

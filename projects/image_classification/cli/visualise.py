@@ -187,7 +187,7 @@ def _predictions(arguments: argparse.Namespace) -> None:
 
 def _search(arguments: argparse.Namespace) -> None:
     name = _needed(arguments.study_name, "--study-name NAME")
-    from projects.image_classification.core.search_plots import plot_study
+    from projects.image_classification.core.search.plots import plot_study
 
     paths = plot_study(
         name, arguments.storage, arguments.plot_type, arguments.params, arguments.output

@@ -30,7 +30,7 @@ from projects.image_classification.core.config import Config
 from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import dataset_info
 from projects.image_classification.core.experiment import trainer_config
-from projects.image_classification.core.reading import read_images
+from projects.image_classification.core.inference.reading import read_images
 from projects.image_classification.core.run_directories import WEIGHTS, run_of
 from projects.image_classification.core.task import ImageClassifier
 
@@ -115,7 +115,7 @@ class Classifier:
             float32 ``(N, K)``.
 
         Raises:
-            DataError: for the first image that cannot be read; ``core.inference`` skips them.
+            DataError: for the first image that cannot be read; ``core.inference.prediction`` skips them.
         """
         size = batch_size or self.config.data.eval_batch_size
         rows = [

@@ -19,7 +19,7 @@ from common.config.tree import read
 from common.utils.errors import ConfigError, DataError
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.facts import LOOKED_AT, resolve_facts, resolve_recipe
-from projects.image_classification.core.image_folder import find_images
+from projects.image_classification.core.folder.image_folder import find_images
 from projects.image_classification.core.index_files import read_index
 
 IMBALANCED = 2.0  # the largest class over the smallest from which class weights are suggested

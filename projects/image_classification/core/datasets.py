@@ -23,8 +23,8 @@ from common.data.orders import BalancedBatches, Order, ShuffledBatches
 from common.data.preprocessing import Preprocessing
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.facts import labels_of
+from projects.image_classification.core.folder.split_files import read_classes
 from projects.image_classification.core.index_files import find_files, read_index
-from projects.image_classification.core.split_files import read_classes
 
 SPLITS = ("train", "val", "test")
 

@@ -11,7 +11,7 @@ from common.training.callbacks import EMA, EarlyStopping, ReduceOnPlateau
 from common.training.privacy.budget import PrivacyConfig
 from common.utils.errors import ConfigError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.freezing import unfreezing
+from projects.image_classification.core.networks.freezing import unfreezing
 
 MONITORS = {"val_acc": ("validation/accuracy", "max"), "val_loss": ("validation/loss", "min")}
 _STRATEGIES = {"accelerate": "accelerate", "dp": "private"}

@@ -18,8 +18,8 @@ from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError, DataError
 from common.utils.text import did_you_mean
 from projects.image_classification.core.config import Config
+from projects.image_classification.core.folder.split_files import read_classes
 from projects.image_classification.core.index_files import find_files, read_index
-from projects.image_classification.core.split_files import read_classes
 
 LOOKED_AT = 500  # images, evenly spaced, from which size, channels, mean and deviation are taken
 LARGEST_OWN_SIZE = 64  # images of one size up to this are taken as they are

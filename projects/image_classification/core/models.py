@@ -12,24 +12,24 @@ from loguru import logger
 from torch import nn
 
 from common.utils.errors import ConfigError
-from projects.image_classification.core.architectures import (
+from projects.image_classification.core.model_config import ModelConfig
+from projects.image_classification.core.networks.architectures import (
     Shape,
     build_architecture,
     build_timm,
     build_torchvision,
     check_name,
 )
-from projects.image_classification.core.freezing import freeze_parts, unfreezing
-from projects.image_classification.core.input_size import check_input
-from projects.image_classification.core.layers import head_of, set_dropout
-from projects.image_classification.core.model_config import ModelConfig
-from projects.image_classification.core.networks import MODEL_REGISTRY, register_model
-from projects.image_classification.core.pretrained import (
+from projects.image_classification.core.networks.freezing import freeze_parts, unfreezing
+from projects.image_classification.core.networks.input_size import check_input
+from projects.image_classification.core.networks.layers import head_of, set_dropout
+from projects.image_classification.core.networks.pretrained import (
     put_weights,
     read_weights_file,
     timm_weights_file,
     torchvision_weights,
 )
+from projects.image_classification.core.networks.small import MODEL_REGISTRY, register_model
 
 __all__ = [
     "MODEL_REGISTRY",

@@ -30,7 +30,7 @@ from projects.image_classification.core.datasets import (
     evaluation_loader,
     get_datasets,
 )
-from projects.image_classification.core.evaluating import evaluate_run
+from projects.image_classification.core.evaluation.run_evaluation import evaluate_run
 from projects.image_classification.core.experiment import callbacks_of, experiment_config
 from projects.image_classification.core.facts import resolve_facts
 from projects.image_classification.core.own_names import own_names

@@ -11,8 +11,8 @@ import pytest
 
 from common.utils.paths import get_project_root
 from projects.image_classification.cli.init_config import main as init_config
-from projects.image_classification.core.networks import MODEL_REGISTRY
-from projects.image_classification.core.splitting import SplitOptions, split_dataset
+from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
+from projects.image_classification.core.networks.small import MODEL_REGISTRY
 from tests.projects.image_classification.coloured import write_coloured
 
 ROOT = get_project_root()

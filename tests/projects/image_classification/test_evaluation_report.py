@@ -17,8 +17,8 @@ from common.metrics import (
     read_predictions,
 )
 from common.utils.errors import DataError
-from projects.image_classification.core.evaluation_pictures import samples, worst_mistakes
-from projects.image_classification.core.evaluation_report import (
+from projects.image_classification.core.evaluation.pictures import samples, worst_mistakes
+from projects.image_classification.core.evaluation.report import (
     CardFacts,
     write_evaluation,
     write_model_card,

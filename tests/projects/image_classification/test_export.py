@@ -22,8 +22,8 @@ from projects.image_classification.cli.export import main
 from projects.image_classification.core.classifier import load_classifier
 from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import get_datasets
-from projects.image_classification.core.inference import dataset_of, predict_dataset
-from projects.image_classification.core.onnx_session import OnnxClassifier
+from projects.image_classification.core.export.onnx_session import OnnxClassifier
+from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.utils.errors import DataError
-from projects.image_classification.core.image_folder import ImageFolder, find_images
+from projects.image_classification.core.folder.image_folder import ImageFolder, find_images
 
 
 def make(root: Path, *names: str) -> Path:

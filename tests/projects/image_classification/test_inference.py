@@ -14,7 +14,7 @@ from PIL import Image
 from common.metrics.predictions import read_predictions as read_csv
 from projects.image_classification.cli.inference import main
 from projects.image_classification.core.classifier import load_classifier
-from projects.image_classification.core.inference import dataset_of, predict_dataset
+from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
 

@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 from common.utils.errors import ConfigError
-from projects.image_classification.core.architectures import Shape
-from projects.image_classification.core.layers import DropInputs, head_of
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.models import (
     MODEL_REGISTRY,
@@ -20,6 +18,8 @@ from projects.image_classification.core.models import (
     register_model,
     training_options,
 )
+from projects.image_classification.core.networks.architectures import Shape
+from projects.image_classification.core.networks.layers import DropInputs, head_of
 from tests.projects.image_classification.configurations import configuration
 
 DIVERSE = [
@@ -57,7 +57,7 @@ def test_diverse_networks_give_logits_of_the_datas_classes(
 def test_every_classifier_of_torchvision_can_be_built() -> None:
     import torchvision
 
-    from projects.image_classification.core.input_size import check_input
+    from projects.image_classification.core.networks.input_size import check_input
 
     names = torchvision.models.list_models(module=torchvision.models)
     assert len(names) >= 80
@@ -105,8 +105,8 @@ def test_images_too_small_for_a_network_are_refused_with_a_size_that_works(
     with pytest.raises(ConfigError, match=rf"image_size=\[{side},{side}\]"):
         get_model(configuration(**values))
     assert time.perf_counter() - started < 20
-    from projects.image_classification.core.input_size import check_input
     from projects.image_classification.core.models import shape_of
+    from projects.image_classification.core.networks.input_size import check_input
 
     fits = configuration(**(values | {"size": (side, side)}))
     check_input(fits.model, shape_of(fits))
@@ -227,7 +227,7 @@ def test_with_group_norm_no_example_sees_another(name: str) -> None:
 
 def test_anybody_can_register_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "projects.image_classification.core.networks.MODEL_REGISTRY", MODEL_REGISTRY
+        "projects.image_classification.core.networks.small.MODEL_REGISTRY", MODEL_REGISTRY
     )
 
     @register_model("flat_for_a_test")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from common.models import Normalize
 from common.utils.errors import ConfigError, FaultError
-from projects.image_classification.core.onnx_benchmark import benchmark
-from projects.image_classification.core.onnx_export import check_opset, export_network
-from projects.image_classification.core.onnx_network import Member, OnnxNetwork
-from projects.image_classification.core.onnx_validation import compare, validate
-from projects.image_classification.core.quantisation import quantise
+from projects.image_classification.core.export.onnx_benchmark import benchmark
+from projects.image_classification.core.export.onnx_export import check_opset, export_network
+from projects.image_classification.core.export.onnx_network import Member, OnnxNetwork
+from projects.image_classification.core.export.onnx_validation import compare, validate
+from projects.image_classification.core.export.quantisation import quantise
 
 SHAPE = (3, 8, 8)
 QUICK = 14  # through the older exporter: a tenth of the seconds

@@ -193,8 +193,8 @@ def test_torchvisions_weights_lose_their_head_and_keep_the_rest(
 
 
 def test_a_vit_of_another_resolution_gets_interpolated_positions(torch_home: Path) -> None:
-    from projects.image_classification.core.architectures import Shape, build_torchvision
     from projects.image_classification.core.models import _resized_positions
+    from projects.image_classification.core.networks.architectures import Shape, build_torchvision
 
     model = build_torchvision("vit_b_32", Shape(5, 3, 64, 64))
     weights = {"encoder.pos_embedding": torch.randn(1, 50, 768)}

@@ -22,8 +22,8 @@ from common.utils.errors import ConfigError, DataError, FaultError
 from projects.image_classification.cli.search import main as ml_search
 from projects.image_classification.cli.train import main as ml_train
 from projects.image_classification.core.config_files import load_config, run_config
-from projects.image_classification.core.search import search
-from projects.image_classification.core.studies import open_storage
+from projects.image_classification.core.search.search import search
+from projects.image_classification.core.search.studies import open_storage
 from tests.projects.image_classification import postgresql
 from tests.projects.image_classification.small_photos import write_photos
 

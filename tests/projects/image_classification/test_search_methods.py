@@ -4,14 +4,14 @@ import pytest
 
 from common.utils.errors import ConfigError
 from projects.image_classification.core.config import SearchConfig, SearchTypeConfig
-from projects.image_classification.core.search_methods import (
+from projects.image_classification.core.search.methods import (
     PRUNERS,
     SAMPLERS,
     build_pruner,
     build_sampler,
     sampler_seed,
 )
-from projects.image_classification.core.search_space import parse_space
+from projects.image_classification.core.search.space import parse_space
 
 optuna = pytest.importorskip("optuna")
 

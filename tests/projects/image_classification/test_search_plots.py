@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.utils.errors import ConfigError, DataError
-from projects.image_classification.core.search_plots import PLOT_TYPES, plot_study
+from projects.image_classification.core.search.plots import PLOT_TYPES, plot_study
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("plotly")

@@ -6,7 +6,7 @@ import pytest
 
 from common.config.overrides import parse_overrides
 from common.utils.errors import ConfigError
-from projects.image_classification.core.search_space import override_word, parse_space
+from projects.image_classification.core.search.space import override_word, parse_space
 
 optuna = pytest.importorskip("optuna")
 

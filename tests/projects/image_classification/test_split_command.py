@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from projects.image_classification.cli.split import main
-from projects.image_classification.core.demo import write_demo
-from projects.image_classification.core.split_files import read_split
+from projects.image_classification.core.folder.demo import write_demo
+from projects.image_classification.core.folder.split_files import read_split
 from tests.projects.image_classification.photos import write_photos
 
 COMMAND = [sys.executable, "-m", "projects.image_classification.cli.split"]

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from common.utils.errors import DataError, InputError
+from projects.image_classification.core.folder.split_files import Split, read_split
+from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.index_files import read_index
-from projects.image_classification.core.split_files import Split, read_split
-from projects.image_classification.core.splitting import SplitOptions, split_dataset
 from tests.projects.image_classification.photos import encoded, photo, write_photos
 
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from common.testing.hub import LoopbackHub
 from common.utils.errors import DataError
-from projects.image_classification.core.image_folder import find_images
-from projects.image_classification.core.split_files import read_split
-from projects.image_classification.core.splitting import SplitOptions, split_dataset
-from projects.image_classification.core.stored_folder import safe_class_names, unpack_dataset
+from projects.image_classification.core.folder.image_folder import find_images
+from projects.image_classification.core.folder.split_files import read_split
+from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
+from projects.image_classification.core.folder.stored_folder import safe_class_names, unpack_dataset
 from tests.projects.image_classification.photos import encoded, photo
 
 pytest_plugins = ["common.testing.fixtures"]

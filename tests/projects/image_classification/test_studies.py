@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.utils.errors import ConfigError, FaultError
-from projects.image_classification.core import studies
-from projects.image_classification.core.studies import (
+from projects.image_classification.core.search import studies
+from projects.image_classification.core.search.studies import (
     RETRIES,
     RETRY_OF,
     WORKER,
@@ -141,7 +141,7 @@ def test_a_study_of_the_other_direction_is_refused():
 _RUNS_A_TRIAL = """
 import sys, time
 from dataclasses import asdict
-from projects.image_classification.core.studies import WORKER, Worker, open_storage, open_study
+from projects.image_classification.core.search.studies import WORKER, Worker, open_storage, open_study
 url = sys.argv[1]
 study, _ = open_study(open_storage(url), url, "s", "maximize", "join")
 trial = study.ask()
@@ -213,7 +213,7 @@ def test_the_process_of_another_machine_is_left_alone():
 
 _WORKS = """
 import sys
-from projects.image_classification.core.studies import explained_storage, open_storage, open_study
+from projects.image_classification.core.search.studies import explained_storage, open_storage, open_study
 url = sys.argv[1]
 with explained_storage(url):
     study, _ = open_study(open_storage(url), url, "shared", "maximize", "join")

@@ -13,13 +13,13 @@ from projects.image_classification.cli.visualise import main
 from projects.image_classification.core.config_files import load_config
 from projects.image_classification.core.datasets import data_splits, get_datasets
 from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.sample_sheets import (
     in_turn,
     prediction_sheet,
     ranked,
     sample_sheet,
 )
-from projects.image_classification.core.splitting import SplitOptions, split_dataset
 from tests.projects.image_classification.coloured import write_coloured
 
 CONFIG = "configs/pets_config.yaml"
