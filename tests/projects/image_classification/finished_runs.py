@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from projects.image_classification.core.config_files import load_config
+from projects.image_classification.core.evaluation import report as written
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.folds import train_folds
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
@@ -37,7 +38,7 @@ def _project() -> tempfile.TemporaryDirectory[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         # Half of the seconds, and tested elsewhere.
-        patch.setattr(report, "draw_evaluation", lambda *_, **__: None)
+        patch.setattr(written, "draw_evaluation", lambda *_, **__: None)
         options = SplitOptions(folds=2, test_share=0.25, near_duplicates=False)
         split_dataset(Path("data/fruit/raw"), options)
         Path("config.yaml").write_text(CONFIG, encoding="utf-8")
