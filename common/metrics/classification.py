@@ -188,7 +188,7 @@ def classification_metrics(
     right = predicted == labels
     hits = (order[:, :k] == labels[:, None]).any(dim=1)
     matrix = _confusion(predicted, labels, number)
-    classes = _class_scores(matrix, p, labels, names)
+    classes = _class_scores(matrix, _log_odds(log_p), labels, names)
     present = [scores for scores in classes if scores.support]
     if groups is None:
         interval = wilson_interval(int(right.sum()), count, confidence)
@@ -231,8 +231,19 @@ def _confusion(predicted: Tensor, labels: Tensor, number: int) -> Tensor:
     return multiclass_confusion_matrix(predicted, labels, num_classes=number).long()
 
 
+def _log_odds(log_p: Tensor) -> Tensor:
+    """``log(p / (1 - p))``: the order of the probabilities, also of those that round to 0 or 1.
+
+    To nine decimals, so that equal ones stay equal however they were summed.
+    """
+    top = log_p.argmax(dim=1, keepdim=True)
+    rest = log_p.scatter(1, top, -math.inf).logsumexp(dim=1, keepdim=True)
+    against = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(1, top, rest)
+    return (log_p - against).round(decimals=9)
+
+
 def _class_scores(
-    matrix: Tensor, p: Tensor, labels: Tensor, names: tuple[str, ...]
+    matrix: Tensor, log_odds: Tensor, labels: Tensor, names: tuple[str, ...]
 ) -> tuple[ClassScores, ...]:
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
@@ -243,9 +254,11 @@ def _class_scores(
         auroc = average_precision = None
         if 0 < support < len(labels):
             of_class = (labels == index).long()
-            auroc = float(binary_auroc(p[:, index], of_class, validate_args=False))
+            # Both look at the order only; the places in it are apart in any precision.
+            places = log_odds[:, index].unique(return_inverse=True)[1] / len(labels)
+            auroc = float(binary_auroc(places, of_class, validate_args=False))
             average_precision = float(
-                binary_average_precision(p[:, index], of_class, validate_args=False)
+                binary_average_precision(places, of_class, validate_args=False)
             )
         scores.append(
             ClassScores(

@@ -4,11 +4,13 @@ datasets = get_datasets(config)          # {"train": ..., "val": ..., "test": ..
 datasets["train"][0]                     # {"image": uint8 (C, H, W), "label": 3}
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loguru import logger
 from torch import Tensor
 
 from common.data.augmentation_config import AugmentationConfig
@@ -21,10 +23,11 @@ from common.data.loaders import SampleLoader
 from common.data.mixing import Mixing
 from common.data.orders import BalancedBatches, Order, ShuffledBatches
 from common.data.preprocessing import Preprocessing
+from common.utils.errors import DataError
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.facts import labels_of
 from projects.image_classification.core.folder.split_files import read_classes
-from projects.image_classification.core.index_files import find_files, read_index
+from projects.image_classification.core.index_files import escape, find_files, read_index
 
 SPLITS = ("train", "val", "test")
 
@@ -119,8 +122,11 @@ class IndexedImageDataset(ImageDataset):
         self.class_names = list(class_names or read_classes(data_dir))
         labels = labels_of(listed, self.class_names, index_file)
         sources = find_files(index_file, listed, data_dir)
-        images = PreprocessedImages(sources, preprocessing, augmentation)
-        super().__init__(images, labels, len(self.class_names), on_bad=on_bad, workers=workers)
+        # Whether an image is bad is judged without the changes of training: those draw random
+        # numbers, of the training's own generator where there are no workers.
+        plain = PreprocessedImages(sources, preprocessing)
+        super().__init__(plain, labels, len(self.class_names), on_bad=on_bad, workers=workers)
+        self.images = PreprocessedImages(sources, preprocessing, augmentation)
         self.paths = [listed[i] for i in self.indices]
         if cache != "none":
             kept = [sources[i] for i in self.indices]
@@ -137,18 +143,19 @@ def get_datasets(config: Config, fold: int | None = None) -> dict[str, IndexedIm
     Args:
         config: With what the data decides filled in (``core.facts.resolve_facts``).
         fold: ``data.fold`` by default.
+
+    Raises:
+        DataError: if a list is missing, or an image is trained on and measured.
     """
     fold = int(config.data.fold) if fold is None else fold
     data_dir = Path(config.data.data_dir)
     preprocessing = Preprocessing(config.preprocessing)
-    files = {
-        "train": f"fold_{fold}_train.txt",
-        "val": f"fold_{fold}_val.txt",
-        "test": "test.txt",
-    }
+    files = index_files(config, fold)
+    listed = {split: read_index(file) for split, file in files.items()}
+    _check_apart(listed, files)
     return {
         split: IndexedImageDataset(
-            data_dir / "splits" / name,
+            file,
             data_dir,
             preprocessing,
             config.data.class_names,
@@ -157,9 +164,16 @@ def get_datasets(config: Config, fold: int | None = None) -> dict[str, IndexedIm
             cache=config.data.cache,
             workers=config.data.num_workers,
         )
-        for split, name in files.items()
-        if split == "train" or (data_dir / "splits" / name).stat().st_size
+        for split, file in files.items()
+        if split == "train" or listed[split]
     }
+
+
+def index_files(config: Config, fold: int) -> dict[str, Path]:
+    """The list of each split of a fold."""
+    splits = Path(config.data.data_dir) / "splits"
+    names = (f"fold_{fold}_train.txt", f"fold_{fold}_val.txt", "test.txt")
+    return {split: splits / name for split, name in zip(SPLITS, names, strict=True)}
 
 
 def dataset_info(config: Config, sizes: dict[str, int]) -> DatasetInfo:
@@ -211,9 +225,25 @@ def evaluation_loader(config: Config, dataset: Any) -> SampleLoader:
 
 def _training_order(config: Config, train: IndexedImageDataset) -> Order:
     size, batch_size = len(train), config.training.batch_size
-    if config.data.sampling == "balanced":
-        labels = [train.labels[i] for i in train.indices]
-        return BalancedBatches(labels, batch_size, config.seed)
     # Batch normalisation of a single image has no variance.
     drops = size > batch_size and size % batch_size == 1
+    if config.data.sampling == "balanced":
+        labels = [train.labels[i] for i in train.indices]
+        return BalancedBatches(labels, batch_size, config.seed, drop_last=drops)
     return ShuffledBatches(size, batch_size, config.seed, drop_last=drops)
+
+
+def _check_apart(listed: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
+    """Stop if what is measured was trained on: lists made by hand, or by half a split."""
+    for one, other in combinations(SPLITS, 2):
+        shared = set(listed[one]).intersection(listed[other])
+        if not shared:
+            continue
+        first = escape(min(shared))
+        message = f"{len(shared):,} images are in {files[one]} and in {files[other].name}: {first}"
+        if one == "train":
+            raise DataError(
+                f"{message}; what is trained on cannot be measured: correct the lists, or make "
+                "them anew with ml-split"
+            )
+        logger.warning(f"{message}; what the best weights are chosen by is no independent test")

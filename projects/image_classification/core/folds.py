@@ -19,7 +19,7 @@ from common.utils.errors import ConfigError
 from common.utils.files import atomic_write_text
 from common.utils.runs import Run
 from projects.image_classification.core.config import ALL_FOLDS, Config
-from projects.image_classification.core.config_files import load_config, run_config
+from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.cross_validation import report_folds
 from projects.image_classification.core.run_directories import RUNS, dataset_name, run_name
 from projects.image_classification.core.training import (
@@ -53,7 +53,6 @@ def train_folds(config: Config, context: RunContext) -> None:
     name = run_name(dataset_name(config), context.overrides, ALL_FOLDS)
     home = Run.claim(RUNS / name, config.seed).directory
     record = {
-        "config_file": str(context.config_file),
         "overrides": list(context.overrides),
         "dry_run": context.dry_run,
         "folds": {},
@@ -100,14 +99,17 @@ def _fold(home: Path, record: dict[str, Any], number: int) -> FoldOutcome:
     if directory is not None and any((directory / "weights").glob("*.pt")):
         return resume_fold(directory)
     overrides = [w for w in record["overrides"] if not w.startswith("data.fold=")]
-    config, context = load_config(record["config_file"], [*overrides, f"data.fold={number}"])
+    # From the record: the file may have been edited since the first fold began.
+    config, context = run_config(home, [f"data.fold={number}"])
+    context.overrides = [*overrides, f"data.fold={number}"]
     context.dry_run = record["dry_run"]
+
+    def note(run: Path) -> None:
+        record["folds"][str(number)] = run.name
+        _write(home, record)
+
     name = run_name(dataset_name(config), overrides, number)
-    run = Run.claim(home.parent / name, config.seed).directory
-    run.rmdir()  # only the name was wanted: the run makes its own directory
-    record["folds"][str(number)] = run.name
-    _write(home, record)
-    return train_fold(config, context, directory=run)
+    return train_fold(config, context, directory=home.parent / name, opened=note)
 
 
 def _write(home: Path, record: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ outcome.metrics["test/accuracy"]
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from projects.image_classification.core.datasets import (
 from projects.image_classification.core.evaluation.run_evaluation import evaluate_run
 from projects.image_classification.core.experiment import callbacks_of, experiment_config
 from projects.image_classification.core.facts import resolve_facts
+from projects.image_classification.core.lists_of_run import check_lists
 from projects.image_classification.core.own_names import own_names
 from projects.image_classification.core.predictions import (
     Predictions,
@@ -80,6 +81,7 @@ def train_fold(
     checkpoint: Path | None = None,
     callbacks: Sequence[Any] = (),
     evaluates: bool = True,
+    opened: Callable[[Path], None] | None = None,
 ) -> FoldOutcome:
     """Train the fold ``data.fold``, or go on with it, then evaluate the best weights.
 
@@ -91,6 +93,7 @@ def train_fold(
         callbacks: Beside those of the configuration.
         evaluates: Whether to measure the test images, draw and describe; the validation images
             are measured always.
+        opened: Told the run's directory, which may have got a number, before anything is trained.
 
     Raises:
         ConfigError, DataError, CheckpointError, FaultError: see the parts.
@@ -106,6 +109,9 @@ def train_fold(
             checkpoints=WEIGHTS,
         ) as run,
     ):
+        if opened is not None:
+            opened(run.directory)
+        check_lists(run.directory, config, fold)
         resolve_facts(config, context, fold)
         datasets = get_datasets(config, fold)
         data = data_splits(config, datasets)

@@ -30,7 +30,7 @@ def read_groups(group_by: str, names: Sequence[str]) -> list[str]:
         InputError: if the expression is none.
         DataError: if the table cannot be read, or images have no group: how many and the first.
     """
-    if group_by.lower().endswith(".csv") or Path(group_by).is_file():
+    if is_table(group_by):
         return _from_table(Path(group_by), names)
     try:
         expression = re.compile(group_by)
@@ -55,6 +55,14 @@ def read_groups(group_by: str, names: Sequence[str]) -> list[str]:
             "the group in every path, or a CSV file with the columns path,group"
         )
     return found
+
+
+def is_table(group_by: str) -> bool:
+    """Whether groups come from a CSV file, not from a regular expression."""
+    try:
+        return group_by.lower().endswith(".csv") or Path(group_by).is_file()
+    except (OSError, ValueError):  # too long for a file's name, or with a NUL in it
+        return False
 
 
 def _from_table(path: Path, names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from common.utils.files import sha256_file
 from projects.image_classification.core.folder.data_report import make_report, report_text
 from projects.image_classification.core.folder.dealing import Integers, deal
 from projects.image_classification.core.folder.duplicates import find_duplicates, join_names
-from projects.image_classification.core.folder.grouping import read_groups
+from projects.image_classification.core.folder.grouping import is_table, read_groups
 from projects.image_classification.core.folder.image_facts import ImageFacts, look_at
 from projects.image_classification.core.folder.image_folder import ImageFolder, find_images
 from projects.image_classification.core.folder.report_picture import draw_report
@@ -94,7 +94,7 @@ def split_dataset(raw: Path, options: SplitOptions, progress: bool = False) -> S
     report = make_report(found, facts, labels, class_names, sets, copies, warnings)
     described = asdict(options)
     del described["workers"]  # it changes nothing
-    if options.group_by is not None and Path(options.group_by).is_file():
+    if options.group_by is not None and is_table(options.group_by):
         described["group_by_sha256"] = sha256_file(Path(options.group_by))
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
     digests = [look.digest for look in facts.looks]
