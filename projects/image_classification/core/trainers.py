@@ -69,33 +69,35 @@ class TorchScheduler(Callback):
 
     def __init__(self, scheduler: Any, monitor: str = "validation/loss") -> None:
         self.scheduler, self.monitor = scheduler, monitor
-        self._peaks = [g.get("initial_lr", g["lr"]) for g in scheduler.optimizer.param_groups]
-        self._rates = [group["lr"] for group in scheduler.optimizer.param_groups]
+        groups = scheduler.optimizer.param_groups
+        self._peaks = [group.get("initial_lr", group["lr"]) for group in groups]
+        self._rates = [group["lr"] for group in groups]
+        self._is_plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        for group, peak in zip(trainer.optimizer.param_groups, self._peaks, strict=True):
-            group["initial_lr"] = peak
-        trainer.lr_scale = self._rates[0] / self._peaks[0]
+        self._give(trainer)
 
     def on_evaluation_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        if self._is_plateau:
             self._step(trainer, record[self.monitor])
 
     def on_epoch_start(self, trainer: Trainer) -> None:
-        plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if not plateau and trainer.state.epoch > self.scheduler.last_epoch:
+        if not self._is_plateau and trainer.state.epoch > self.scheduler.last_epoch:
             self._step(trainer)
 
     def _step(self, trainer: Trainer, *metrics: float) -> None:
         groups = trainer.optimizer.param_groups
-        written = [group["lr"] for group in groups]
-        for group, rate in zip(groups, self._rates, strict=True):
-            group["lr"] = rate  # what the scheduler set last, and goes on from
+        for group, rate, peak in zip(groups, self._rates, self._peaks, strict=True):
+            group["lr"], group["initial_lr"] = rate, peak  # what the scheduler goes on from
         self.scheduler.step(*metrics)
         self._rates = [group["lr"] for group in groups]
-        for group, rate in zip(groups, written, strict=True):
-            group["lr"] = rate
-        trainer.lr_scale = self._rates[0] / self._peaks[0]
+        self._give(trainer)
+
+    def _give(self, trainer: Trainer) -> None:
+        """Each group's own rate is what the Trainer's schedule, a constant, multiplies."""
+        for group, rate in zip(trainer.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = group["initial_lr"] = rate
+        trainer.lr_scale = 1.0
 
     def state_dict(self) -> dict[str, Any]:
         plain = {k: v for k, v in self.scheduler.state_dict().items() if _is_plain(v)}

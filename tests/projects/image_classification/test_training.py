@@ -11,6 +11,7 @@ import torch
 
 from common.testing.equality import differences, metric_records
 from common.testing.trials import TrialServer
+from common.training import Callback, Trainer
 from common.utils.checkpoint import load_checkpoint
 from projects.image_classification.core.index_files import read_index
 from tests.projects.image_classification.small_photos import CLASSES, write_photos
@@ -302,3 +303,44 @@ def test_the_engine_takes_parts_of_ones_own(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "weights" / "best.pt").is_file()
     rates = [record["lr"] for record in metric_records(tmp_path / "run") if "lr" in record]
     assert rates[-1] == pytest.approx(0.5 * 0.1**2)
+
+
+def test_a_scheduler_gives_each_group_its_own_rates(tmp_path: Path) -> None:
+    from torch import nn
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+
+    from projects.image_classification.core.config import Config
+    from projects.image_classification.core.trainers import get_trainer
+
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer, CosineAnnealingLR]:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))
+        groups = [{"params": model[1].parameters(), "lr": 0.5}, {"params": model[2].parameters()}]
+        optimizer = torch.optim.SGD(groups, lr=0.05)
+        return model, optimizer, CosineAnnealingLR(optimizer, 4, eta_min=0.04)
+
+    _, optimizer, scheduler = parts()
+    expected = []
+    for _ in range(4):
+        expected.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    model, optimizer, scheduler = parts()
+    seen = []
+
+    class Watch(Callback):
+        def on_step_end(self, trainer: Trainer) -> None:
+            seen.append([group["lr"] for group in trainer.optimizer.param_groups])
+
+    config = Config()
+    config.training.num_epochs, config.training.loggers = 4, []
+    batch = {"image": torch.randn(6, 3, 2, 2), "label": torch.arange(6) % 2}
+    trainer = get_trainer(
+        *(config, model, {"train": [batch]}, nn.CrossEntropyLoss(), optimizer, scheduler, "cpu"),
+        *(tmp_path / "run", 2),
+    )
+    trainer.callbacks.append(Watch())
+    trainer.train()
+
+    assert len(seen) == len(expected)
+    for found, wanted in zip(seen, expected, strict=True):
+        assert found == pytest.approx(wanted)
