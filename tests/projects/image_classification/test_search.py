@@ -426,3 +426,19 @@ def test_a_password_of_the_environment_stays_a_reference(server, photos, monkeyp
     text = report.best_config.read_text()
     assert "${oc.env:STUDY_PASSWORD}" in text
     assert postgresql.ESCAPED not in text
+
+
+def test_a_file_that_changes_while_it_is_searched_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from projects.image_classification.core.search.plan import SearchPlan
+
+    write_photos(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plan = SearchPlan("config.yaml", [])
+    values = {"optimizer.lr": 0.01, "training.batch_size": 6}
+    assert plan.load(values, 0)[0].optimizer.lr == 0.01
+    with open("config.yaml", "a") as file:
+        file.write("seed: 7\n")
+    with pytest.raises(DataError, match="has changed since the search began"):
+        plan.load(values, 0)

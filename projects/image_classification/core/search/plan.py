@@ -10,6 +10,7 @@ from common.config import Source
 from common.config.files import parse_config
 from common.config.tree import leaves, plain
 from common.utils.errors import ConfigError, DataError
+from common.utils.files import sha256_file
 from common.utils.paths import validate_name
 from projects.image_classification.core.config import ALL_FOLDS, Config
 from projects.image_classification.core.config_files import load_config
@@ -59,6 +60,7 @@ class SearchPlan:
             )
         self.file, self.overrides = config_file, overrides
         self.config, self.context = load_config(config_file, overrides)
+        self._digest = sha256_file(Path(config_file))
         settings = self.config.search
         self.parameters: list[Parameter] = parse_space(settings.search_space)
         typed = split_words(overrides)
@@ -129,7 +131,16 @@ class SearchPlan:
         return [*typed, *found, override_word("data.fold", fold)]
 
     def load(self, values: dict[str, Any], fold: int | str) -> tuple[Config, Any]:
-        """The configuration of a trial, and its context."""
+        """The configuration of a trial, and its context.
+
+        Raises:
+            DataError: if the file is not what it was: trials of one search differ in nothing else.
+        """
+        if sha256_file(Path(self.file)) != self._digest:
+            raise DataError(
+                f"{self.file} has changed since the search began; put it back and go on with --resume, "
+                "or begin another study with --study-name"
+            )
         return load_config(self.file, self.words(values, fold))
 
     def decoded(self, params: dict[str, Any]) -> dict[str, Any]:
