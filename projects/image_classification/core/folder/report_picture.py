@@ -34,6 +34,8 @@ def draw_report(report: Mapping[str, Any], facts: ImageFacts) -> bytes:
     height = max(5.0, 1.6 + 0.24 * len(classes)) if few else 5.0
     with house_style():
         rcParams["axes.axisbelow"] = True
+        # Before any text is made; house_style takes it back.
+        rcParams["font.family"] = font_families(classes)
         figure = new_figure(11.0, height)
         left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.0], squeeze=False)[0]
         (_bars if few else _curve)(left.subplots(), classes)
@@ -74,7 +76,7 @@ def _bars(axes: "Axes", classes: Mapping[str, Mapping[str, int]]) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(places, _labels(list(classes)))
+    axes.set_yticks(places, drawable_classes(list(classes), _LABEL))
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.grid(axis="y", visible=False)
@@ -96,7 +98,7 @@ def _curve(axes: "Axes", classes: Mapping[str, Mapping[str, int]]) -> None:
         axes.set_yscale("symlog", linthresh=1)
     else:
         axes.set_ylim(bottom=0)
-    labels = dict(zip(classes, _labels(list(classes)), strict=True))
+    labels = dict(zip(classes, drawable_classes(list(classes), _LABEL), strict=True))
     first, last = labels[ranked[0][0]], labels[ranked[-1][0]]
     axes.set_xlabel(f"class, from {first} ({total[0]:,}) to {last} ({total[-1]:,})")
     axes.set_ylabel("images")
@@ -159,11 +161,3 @@ def _kinds(axes: "Axes", report: Mapping[str, Any]) -> None:
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.set_title("File formats and pixel modes")
-
-
-def _labels(names: list[str]) -> list[str]:
-    """Class names as they can be drawn, with the fonts for it: as in every other picture."""
-    from matplotlib import rcParams
-
-    rcParams["font.family"] = font_families(names)  # within house_style, which takes it back
-    return drawable_classes(names, _LABEL)
