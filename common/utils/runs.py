@@ -164,10 +164,17 @@ class Run:
     def resume_command(self) -> str:
         """What to type to go on with this run, with as many processes as now."""
         spec = getattr(sys.modules["__main__"], "__spec__", None)
-        program = f"-m {spec.name}" if spec is not None else shlex.quote(sys.argv[0])
         count = int(os.environ.get("WORLD_SIZE", "1"))
         launcher = f"torchrun --standalone --nproc-per-node {count}" if count > 1 else "python"
-        return f"{launcher} {program} --resume {shlex.quote(str(self.directory))}"
+        script = Path(sys.argv[0])
+        if spec is not None:
+            program = f"-m {spec.name}"
+        elif script.suffix == ".py":
+            program = shlex.quote(sys.argv[0])
+        else:  # an installed command, such as ml-train
+            program = shlex.quote(script.name)
+            launcher = f"{launcher} --no-python" if count > 1 else ""
+        return f"{launcher} {program} --resume {shlex.quote(str(self.directory))}".lstrip()
 
     def __enter__(self) -> Self:
         if not self._is_owner:

@@ -1,11 +1,13 @@
 """One look for all pictures, applied to a figure and not to the process."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.utils.errors import InputError
+from common.utils.files import atomic_write, explained_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,12 +75,18 @@ def check_picture_path(out: Path | str | None) -> None:
 
 
 def save_figure(figure: "Figure", out: Path | str | None) -> None:
-    """Write a figure if a place is named; missing directories are created.
+    """Write a figure if a place is named, all or nothing; missing directories are created.
 
     Raises:
         InputError: if no picture can be written there.
+        FaultError: if the disk is full or the place cannot be written.
     """
-    if out is not None:
-        check_picture_path(out)
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+    if out is None:
+        return
+    check_picture_path(out)
+    path, drawn = Path(out), io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower())
+    with explained_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(drawn.getvalue())

@@ -1,6 +1,7 @@
 """Run directories have one owner, are never overwritten, and record what made a number."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,29 @@ def test_the_command_to_resume_can_be_pasted(
     assert run.resume_command().endswith(f"--resume '{tmp_path}/with a space'")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run.resume_command().startswith("torchrun --standalone --nproc-per-node 2 ")
+
+
+@pytest.mark.parametrize(
+    ("program", "processes", "command"),
+    [
+        ("/opt/venv/bin/ml-train", "1", "ml-train --resume {}"),
+        (
+            "/opt/venv/bin/ml-train",
+            "2",
+            "torchrun --standalone --nproc-per-node 2 --no-python ml-train --resume {}",
+        ),
+        ("papers/x/train.py", "1", "python papers/x/train.py --resume {}"),
+    ],
+)
+def test_what_resumes_a_run_is_what_began_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    processes: str,
+    command: str,
+) -> None:
+    run = Run(tmp_path)
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    assert run.resume_command() == command.format(tmp_path)

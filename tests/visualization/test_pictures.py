@@ -2,12 +2,14 @@
 
 import json
 import math
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.utils.errors import DataError, InputError
+from common.utils.errors import DataError, FaultError, InputError
 from common.visualization import plot_attention, plot_training_curves, text_table
 from common.visualization.curves import rolling_mean
 from common.visualization.style import PICTURES, new_figure, save_figure
@@ -55,6 +57,22 @@ def test_every_suffix_that_is_offered_is_written(tmp_path: Path, suffix: str) ->
     figure = new_figure(1.0, 1.0)
     save_figure(figure, tmp_path / f"x{suffix}")
     assert (tmp_path / f"x{suffix}").stat().st_size > 0
+
+
+def test_a_picture_on_a_full_disk_is_one_line_and_leaves_the_old_one(tmp_path: Path) -> None:
+    old = tmp_path / "x.png"
+    old.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(FaultError, match=r"cannot write .*x\.png"):
+            save_figure(new_figure(3.0, 3.0), old)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    assert old.read_bytes() == b"old"
 
 
 def test_places_without_a_panel_stay_empty() -> None:

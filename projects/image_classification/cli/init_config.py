@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = data_dir.absolute().name
         output = _output(arguments.output, name, arguments.force)
         from common.utils.files import atomic_write_text, explained_write
+        from common.utils.logging import setup_logger
         from projects.image_classification.core.config_template import dataset_template
 
+        setup_logger()
         if arguments.demo:
             _write_demo(data_dir)
         made = dataset_template(

@@ -1,11 +1,4 @@
-"""ml-split: from a folder of photos to lists for one test set and K folds.
-
-  ml-split --raw_data data/pets/raw --folds 5
-  ml-split --raw_data data/scans/raw --folds 5 --group-by "patient_(\\d+)"
-  ml-split --raw_data data/scans/raw --folds 5 --group-by patients.csv     # columns path,group
-  ml-split --raw_data data/pets/raw --folds 1 --val-share 0.2 --test-share 0.15 --seed 7
-  ml-split --dataset zalando-datasets/fashion_mnist --folds 3              # data/fashion_mnist
-  ml-split --dataset embedded/digits --folds 3 --no-keep-test
+"""``ml-split``: from a folder of photos to lists for one test set and K folds.
 
 The raw folder has a folder of images for each class, and is never changed. Written beside it:
 splits/test.txt, fold_K_train.txt, fold_K_val.txt, classes.json, split.json, and
@@ -14,18 +7,31 @@ report.txt, report.json, report.png: look at the report before you train.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common.utils.errors import InputError, exit_on_error
+from common.utils.errors import ConfigError, InputError, exit_on_error
+from projects.image_classification.cli.arguments import Parser
 from projects.image_classification.core.folder.image_folder import check_raw_folder
 from projects.image_classification.core.folder.split_options import SplitOptions
 
+EXAMPLES = (
+    "ml-split --raw_data data/pets/raw --folds 5",
+    'ml-split --raw_data data/scans/raw --folds 5 --group-by "patient_(\\d+)"',
+    "ml-split --raw_data data/scans/raw --folds 5 --group-by patients.csv     # columns path,group",
+    "ml-split --raw_data data/pets/raw --folds 1 --val-share 0.2 --test-share 0.15 --seed 7",
+    "ml-split --dataset zalando-datasets/fashion_mnist --folds 3              # data/fashion_mnist",
+    "ml-split --dataset embedded/digits --folds 3 --no-keep-test",
+)
 
-def main() -> None:
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and split."""
-    arguments = _parser().parse_args()
     with exit_on_error():
+        arguments, words = parser().words(argv)
+        if words:
+            raise ConfigError(f"ml-split takes no '{words[0]}'; see ml-split --help")
         _split(arguments)
 
 
@@ -66,70 +72,65 @@ def _split(arguments: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ml-split", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        *("--raw_data", "--raw-data"),
+def parser() -> Parser:
+    """The command line of ``ml-split``."""
+    parser = Parser("ml-split", __doc__ or "", EXAMPLES)
+    parser.option(
+        "raw_data",
+        "folder with a folder of images for each class, such as data/NAME/raw",
         type=Path,
         metavar="FOLDER",
-        help="folder with a folder of images for each class, such as data/NAME/raw",
     )
-    data.add_argument(
-        "--dataset",
+    parser.option(
+        "dataset",
+        "a data set of the store, or embedded/digits: unpacked to image files once",
         metavar="NAME",
-        help="a data set of the store, or embedded/digits: unpacked to image files once",
     )
-    data.add_argument("--config", metavar="NAME", help="configuration of the stored data set")
-    data.add_argument(
-        "--on-bad",
+    parser.option("config", "configuration of the stored data set", metavar="NAME")
+    parser.option(
+        "on_bad",
+        "images that do not decode: leave them out and list them, or stop (%(default)s)",
         choices=("skip", "fail"),
-        help="images that do not decode: leave them out and list them, or stop (%(default)s)",
     )
-    data.add_argument(
-        "--workers",
+    parser.option(
+        "workers",
+        "processes that decode; 0 is this one (%(default)s)",
         type=int,
         metavar="N",
-        help="processes that decode; 0 is this one (%(default)s)",
     )
-    sets = parser.add_argument_group("sets")
-    sets.add_argument(
-        "--folds", type=int, metavar="K", help="1 is one pair of train and val (%(default)s)"
-    )
-    sets.add_argument(
-        "--test-share", type=float, metavar="SHARE", help="of all images (%(default)s)"
-    )
-    sets.add_argument(
-        "--val-share",
+    parser.option("folds", "1 is one pair of train and val (%(default)s)", type=int, metavar="K")
+    parser.option("test_share", "of all images (%(default)s)", type=float, metavar="SHARE")
+    parser.option(
+        "val_share",
+        "of what is not for the test, with --folds 1 (%(default)s)",
         type=float,
         metavar="SHARE",
-        help="of what is not for the test, with --folds 1 (%(default)s)",
     )
-    sets.add_argument("--seed", type=int, help="another seed is another split (%(default)s)")
-    sets.add_argument(
-        "--keep-test",
-        action=argparse.BooleanOptionalAction,
-        help="own_test.txt beside the raw folder, as --dataset writes it, is the test set (yes)",
+    parser.option("seed", "another seed is another split (%(default)s)", type=int)
+    parser.option(
+        "no_keep_test",
+        "deal all images anew, also those of own_test.txt beside the raw folder (--dataset "
+        "writes it), which are the test set otherwise",
+        action="store_false",
+        dest="keep_test",
     )
-    same = parser.add_argument_group("what stays on one side")
-    same.add_argument(
-        "--group-by",
+    parser.option(
+        "group_by",
+        "a regular expression whose first group, found in the path below the raw folder, names "
+        "the group; or a CSV file with the columns path,group: no group crosses a split",
         metavar="REGEX|CSV",
-        help="a regular expression whose first group, found in the path below the raw folder, "
-        "names the group; or a CSV file with the columns path,group",
     )
-    same.add_argument(
-        "--near-duplicates",
-        action=argparse.BooleanOptionalAction,
-        help="images that look alike (yes); equal files always stay together",
+    parser.option(
+        "no_near_duplicates",
+        "only equal files stay on one side, not images that look alike",
+        action="store_false",
+        dest="near_duplicates",
     )
-    same.add_argument(
-        "--hash-distance",
+    parser.option(
+        "hash_distance",
+        "bits of 63 in which two that look alike may differ, 0 to 16 (%(default)s)",
         type=int,
         metavar="BITS",
-        help="of 63, in which two that look alike may differ, 0 to 16 (%(default)s)",
     )
     parser.set_defaults(**asdict(SplitOptions()))
     return parser

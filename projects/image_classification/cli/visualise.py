@@ -154,6 +154,8 @@ def _samples(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     count = _count(arguments, 8 if arguments.augmented else 25)
     kind = "augmented" if arguments.augmented else "samples"
     out = _picture(arguments, Path(f"{dataset_name(config)}_{split}_{kind}.png"))
+    from common.utils.text import printable
+    from common.visualization.tables import text_table
     from projects.image_classification.core.sample_sheets import sample_sheet
 
     sheet = sample_sheet(config, context, split, count, bool(arguments.augmented))
@@ -161,9 +163,8 @@ def _samples(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         config.augmentation.mixup_alpha or config.augmentation.cutmix_alpha
     ):
         sys.stdout.write("mixup and cutmix mix whole batches; they are not in this picture\n")
-    width = max(map(len, sheet.counts))
-    for name, number in sheet.counts.items():
-        sys.stdout.write(f"{name!r:<{width + 2}}  {number:>8,}\n")
+    rows = [(printable(name), f"{number:,}") for name, number in sheet.counts.items()]
+    sys.stdout.write(f"{text_table(rows, ['class', 'images'])}\n")
     _draw(sheet, out)
 
 

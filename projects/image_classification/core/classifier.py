@@ -31,7 +31,7 @@ from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import dataset_info
 from projects.image_classification.core.experiment import trainer_config
 from projects.image_classification.core.inference.reading import read_images
-from projects.image_classification.core.run_directories import WEIGHTS, run_of
+from projects.image_classification.core.run_directories import WEIGHTS, missing_checkpoint, run_of
 from projects.image_classification.core.task import ImageClassifier
 
 BEST = "best.pt"
@@ -199,9 +199,7 @@ def checkpoint_of(place: str | Path) -> Path:
         directory, _ = run_of(path)
         path = directory / WEIGHTS / BEST
     if not path.is_file():
-        there = sorted(each.name for each in path.parent.glob("*.pt"))
-        hint = f"there: {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
-        raise CheckpointError(f"no checkpoint at {path}; {hint}")
+        raise missing_checkpoint(path)
     return path
 
 

@@ -56,9 +56,7 @@ def run_of(place: str | Path) -> tuple[Path, Path | None]:
     path = Path(place).expanduser()
     if path.suffix == ".pt":
         if not path.is_file():
-            there = sorted(each.name for each in path.parent.glob("*.pt"))
-            hint = f"there: {', '.join(there)}" if there else f"{path.parent} holds no checkpoint"
-            raise CheckpointError(f"no checkpoint at {path}; {hint}")
+            raise missing_checkpoint(path)
         return path.absolute().parent.parent, path
     directory = path.parent if path.name == WEIGHTS else path
     if not (directory / "config.yaml").is_file():
@@ -66,3 +64,16 @@ def run_of(place: str | Path) -> tuple[Path, Path | None]:
         hint = did_you_mean(str(place), known) if known else "runs/ holds no run here"
         raise ConfigError(f"no run at {place}; {hint}")
     return directory, None
+
+
+def missing_checkpoint(path: Path) -> CheckpointError:
+    """What to say where a checkpoint is expected and is not: those that are there instead."""
+    there = sorted(each.name for each in path.parent.glob("*.pt"))
+    if there:
+        hint = f"there: {', '.join(there)}"
+    elif path.parent.is_dir():
+        hint = f"{path.parent} holds no checkpoint"
+    else:
+        known = [each.as_posix() for each in RUNS.glob(f"*/{WEIGHTS}/{path.name}")]
+        hint = did_you_mean(str(path), known) if known else f"there is no folder {path.parent}"
+    return CheckpointError(f"no checkpoint at {path}; {hint}")

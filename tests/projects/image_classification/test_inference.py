@@ -14,6 +14,7 @@ from PIL import Image
 from common.metrics.predictions import read_predictions as read_csv
 from projects.image_classification.cli.inference import main
 from projects.image_classification.core.classifier import load_classifier
+from projects.image_classification.core.inference.image_places import find_places
 from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
@@ -228,6 +229,25 @@ def test_files_and_patterns_are_taken_and_none_twice(
     assert len(ids) == len(set(ids)) == 6
 
 
+@pytest.mark.parametrize("place", ["", "**", "**/*.png", "**/*/*.png"])
+def test_loops_of_links_multiply_no_images_and_links_out_are_followed(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "photos" / "cat" / "inner"
+    inner.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder in (inner, elsewhere):
+        (folder / "a.png").touch()
+    (inner / "loop").symlink_to("..")
+    (inner / "second loop").symlink_to(tmp_path)
+    (inner.parent / "other").symlink_to(inner)
+    (tmp_path / "photos" / "dog").symlink_to(elsewhere)
+    monkeypatch.chdir(tmp_path)
+    files = find_places([os.path.join("photos", place)]).files
+    assert [str(file) for file in files] == ["photos/cat/inner/a.png", "photos/dog/a.png"]
+
+
 def test_columns_of_the_likeliest_classes_are_in_order(
     best: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -318,6 +338,10 @@ def test_a_camera_that_was_held_upright_changes_nothing(best: Path, tmp_path: Pa
         (("--checkpoint_path", "runs/fruit_fold_0", "--top_k", "0"), "--top_k is 0"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--labelled"), "--labelled needs --images"),
         (("--checkpoint_path", "runs/fruit_fold_0", "training.lr=1"), "takes no key=value words"),
+        (
+            ("--checkpoint_path", "runs/fruit_fold_9/weights/best.pt"),
+            "no checkpoint at runs/fruit_fold_9/weights/best.pt; did you mean 'runs/fruit_fold_",
+        ),
         (("--checkpoint_path", "runs/fruit_fold_9"), "no checkpoint at runs/fruit_fold_9"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--index_file", "no.txt"), "no list of images"),
         (("--checkpoint_path", "runs/fruit_fold_0", "--data_dir", "runs"), "no data set's folder"),

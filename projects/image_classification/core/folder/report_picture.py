@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.visualization.labels import drawable_classes, font_families
 from common.visualization.style import house_style, new_figure
 from projects.image_classification.core.folder.image_facts import ImageFacts
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_CLASSES = 40  # bars; with more classes their sizes are drawn in order instead
-_OTHER_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei")
 _LABEL = 24  # letters of a class name beside its bar
 
 
@@ -34,6 +34,8 @@ def draw_report(report: Mapping[str, Any], facts: ImageFacts) -> bytes:
     height = max(5.0, 1.6 + 0.24 * len(classes)) if few else 5.0
     with house_style():
         rcParams["axes.axisbelow"] = True
+        # Before any text is made; house_style takes it back.
+        rcParams["font.family"] = font_families(classes)
         figure = new_figure(11.0, height)
         left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.0], squeeze=False)[0]
         (_bars if few else _curve)(left.subplots(), classes)
@@ -42,12 +44,12 @@ def draw_report(report: Mapping[str, Any], facts: ImageFacts) -> bytes:
         _kinds(kinds, report)
         images = report["images"]
         problems = [
-            f"{count:,} {text}"
-            for count, text in (
-                (images["bad"], "bad"),
-                (images["in_copies"], "copies of others"),
-                (len(report["label_conflicts"]), "label conflicts"),
-                (len(report["empty_classes"]), "empty classes"),
+            f"{count:,} {one if count == 1 else more}"
+            for count, one, more in (
+                (images["bad"], "bad", "bad"),
+                (images["in_copies"], "copy of another", "copies of others"),
+                (len(report["label_conflicts"]), "label conflict", "label conflicts"),
+                (len(report["empty_classes"]), "empty class", "empty classes"),
             )
             if count
         ]
@@ -74,7 +76,7 @@ def _bars(axes: "Axes", classes: Mapping[str, Mapping[str, int]]) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(places, _labels(list(classes)))
+    axes.set_yticks(places, drawable_classes(list(classes), _LABEL))
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.grid(axis="y", visible=False)
@@ -96,7 +98,8 @@ def _curve(axes: "Axes", classes: Mapping[str, Mapping[str, int]]) -> None:
         axes.set_yscale("symlog", linthresh=1)
     else:
         axes.set_ylim(bottom=0)
-    first, last = _labels([ranked[0][0], ranked[-1][0]])
+    labels = dict(zip(classes, drawable_classes(list(classes), _LABEL), strict=True))
+    first, last = labels[ranked[0][0]], labels[ranked[-1][0]]
     axes.set_xlabel(f"class, from {first} ({total[0]:,}) to {last} ({total[-1]:,})")
     axes.set_ylabel("images")
     axes.set_title("Classes, the largest first")
@@ -144,7 +147,7 @@ def _kinds(axes: "Axes", report: Mapping[str, Any]) -> None:
     places = np.arange(len(rows))
     counts = [count for _, count, _ in rows]
     axes.barh(places, counts, color=[colour for _, _, colour in rows], height=0.7)
-    axes.set_yticks(places, [name for name, _, _ in rows])
+    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
     for place, count in zip(places, counts, strict=True):
         axes.annotate(
             f"{count:,}",
@@ -158,22 +161,3 @@ def _kinds(axes: "Axes", report: Mapping[str, Any]) -> None:
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.set_title("File formats and pixel modes")
-
-
-def _labels(names: list[str]) -> list[str]:
-    """Class names as they can be drawn: cut, with no formula in them, or their number.
-
-    No font has all scripts; of those for Chinese, Japanese and Korean what is installed is used.
-    """
-    from matplotlib import font_manager, rcParams
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = ["DejaVu Sans", *(name for name in _OTHER_FONTS if name in installed)]
-    rcParams["font.family"] = families  # within house_style, which takes it back
-    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in families]
-    labels = []
-    for number, name in enumerate(names):
-        short = name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
-        drawn = all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in short)
-        labels.append(short.replace("$", r"\$") if drawn else f"class {number}")
-    return labels

@@ -1,12 +1,13 @@
 """Images as a person names them on a command line: folders, files, patterns.
 
 Nothing is opened here; the ending decides what of a folder is an image. A file that is named itself
-is taken whatever its ending.
+is taken whatever its ending. A link to a folder is followed if it leads out of the folder that is
+searched, once: one that leads back would show images twice, or without end.
 """
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def find_places(places: Sequence[str]) -> FoundImages:
         elif path.exists():
             _take(path, "", found, seen)
         else:
-            matches = sorted(glob.glob(str(path), recursive=True))
+            matches = _matches(str(path))
             if not matches:
                 what = "no file matches" if glob.has_magic(str(path)) else "there is nothing at"
                 raise DataError(
@@ -66,10 +67,51 @@ def find_places(places: Sequence[str]) -> FoundImages:
     return found
 
 
+def _matches(pattern: str) -> list[str]:
+    """What ``glob`` finds with ``recursive=True``, without going round in loops of links."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(glob.glob(pattern))
+    place = parts.index("**")
+    roots = [each for each in glob.glob(os.path.join(".", *parts[:place])) if os.path.isdir(each)]
+    rest = parts[place + 1 :]
+    if not rest:
+        return sorted(roots)
+    found = [
+        match
+        for root in roots
+        for directory, _ in _folders(root)
+        for match in _matches(os.path.join(glob.escape(directory), *rest))
+    ]
+    return sorted(dict.fromkeys(found))
+
+
+def _folders(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from ``root`` on that is not hidden, and the names of its files, sorted."""
+    top, visited = os.path.realpath(root), set[str]()
+    for directory, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith(".") and _is_new(os.path.join(directory, name), top, visited)
+        )
+        yield directory, sorted(names)
+
+
+def _is_new(folder: str, top: str, visited: set[str]) -> bool:
+    if not os.path.islink(folder):
+        return True
+    target = os.path.realpath(folder)
+    around = os.path.commonpath([target, top]) in (target, top)  # within it, or above it
+    if around or target in visited:
+        return False
+    visited.add(target)
+    return True
+
+
 def _take_folder(folder: Path, found: FoundImages, seen: set[str]) -> None:
-    for directory, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
+    for directory, names in _folders(folder):
+        for name in names:
             if name.startswith("."):
                 continue
             if os.path.splitext(name)[1].lower() not in ENDINGS:
@@ -81,7 +123,7 @@ def _take_folder(folder: Path, found: FoundImages, seen: set[str]) -> None:
 
 
 def _take(file: Path, folder: str, found: FoundImages, seen: set[str]) -> None:
-    key = os.path.abspath(file)
+    key = os.path.join(os.path.realpath(file.parent), file.name)
     if key not in seen:
         seen.add(key)
         found.files.append(file)
