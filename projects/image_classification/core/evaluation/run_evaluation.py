@@ -115,14 +115,14 @@ def log_to_tensorboard(run: Run, metrics: Mapping[str, float]) -> None:
     if not place.is_dir():
         return
     from torch.utils.tensorboard import SummaryWriter
-    from torchvision.io import ImageReadMode, decode_image
+
+    from common.data.images import decode_image
 
     with SummaryWriter(str(place)) as writer:
         for name, value in metrics.items():
             writer.add_scalar(f"best/{name}", value)
         for path in sorted((run.directory / EVALUATION).glob("*/plots/*.png")):
-            picture = decode_image(str(path), ImageReadMode.RGB)
-            writer.add_image(f"{path.parent.parent.name}/{path.stem}", picture)
+            writer.add_image(f"{path.parent.parent.name}/{path.stem}", decode_image(path))
 
 
 def privacy_of(run: Run) -> dict[str, Any]:
