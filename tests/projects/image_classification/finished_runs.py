@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from projects.image_classification.core.config_files import load_config
-from projects.image_classification.core.evaluation import report as written
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.folds import train_folds
 from tests.projects.image_classification.fruit import CLASSES, draw_fruit
@@ -22,7 +21,7 @@ preprocessing: {image_size: [12, 12], resize: stretch}
 model: {type: custom, custom_architecture: tiny_net}
 training: {num_epochs: 3, batch_size: 16, ema_decay: 0.9, loggers: []}
 optimizer: {lr: 0.02}
-evaluation: {grad_cam: 0, num_mistakes: 0}
+evaluation: {plots: false}
 """
 
 
@@ -37,8 +36,6 @@ def _project() -> tempfile.TemporaryDirectory[str]:
             draw_fruit(label, number, tint=75.0).save(folder / f"{number}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        # Half of the seconds, and tested elsewhere.
-        patch.setattr(written, "draw_evaluation", lambda *_, **__: None)
         options = SplitOptions(folds=2, test_share=0.25, near_duplicates=False)
         split_dataset(Path("data/fruit/raw"), options)
         Path("config.yaml").write_text(CONFIG, encoding="utf-8")
