@@ -25,9 +25,7 @@ from projects.image_classification.core.datasets import get_datasets
 from projects.image_classification.core.export.onnx_session import OnnxClassifier
 from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
-from tests.projects.image_classification.fruit import CLASSES, draw_fruit
-
-pytest_plugins = ["tests.projects.image_classification.finished_runs"]
+from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
 
 QUICK = ("--opset", "14")  # the older exporter takes a tenth of the seconds
 ALL = "runs/fruit_fold_[01]/weights/best.pt"

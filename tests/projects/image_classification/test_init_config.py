@@ -14,7 +14,7 @@ from projects.image_classification.cli.train import main as train
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.config_files import load_config
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
-from tests.projects.image_classification.coloured import write_coloured
+from tests.projects.image_classification.photos import write_coloured
 
 CONFIG = "configs/pets_config.yaml"
 

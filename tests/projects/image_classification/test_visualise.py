@@ -20,7 +20,7 @@ from projects.image_classification.core.sample_sheets import (
     ranked,
     sample_sheet,
 )
-from tests.projects.image_classification.coloured import write_coloured
+from tests.projects.image_classification.photos import write_coloured
 
 CONFIG = "configs/pets_config.yaml"
 TINY = ["model.type=custom", "model.custom_architecture=tiny_net", "training.num_epochs=1"]
