@@ -35,6 +35,7 @@ from common.utils.errors import InterruptedRun
 from projects.image_classification.core.models import get_model, training_options, unfreezing
 from tests.projects.image_classification.configurations import configuration
 
+pytestmark = pytest.mark.usefixtures("no_curves")
 INFO = DatasetInfo(num_classes=10, input_shape=(1, 8, 8), mean=(0.3,), std=(0.37,))
 AUGMENTATION = AugmentationConfig(
     rotation=10.0, random_erasing=0.1, mixup_alpha=0.2, cutmix_alpha=1.0, mix_probability=0.5
