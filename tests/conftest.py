@@ -36,6 +36,12 @@ def logged() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process draw no curves at their end: half of a short run's seconds."""
+    monkeypatch.setattr("common.visualization.plot_training_curves", lambda *_, **__: None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_notebooks.py"))

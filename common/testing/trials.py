@@ -54,6 +54,13 @@ class Trial:
         """Send a signal to the whole process group."""
         os.killpg(self.pid, number)
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        if self._code is None:
+            self._code = self._server.ask(wait=self.pid)["code"]
+        return self._code is None
+
     def wait(self, timeout: float = 60.0) -> int:
         """The exit code: negative is the signal that ended it.
 
@@ -61,13 +68,13 @@ class Trial:
             TimeoutError: after ``timeout`` seconds; everything of the trial is then killed.
         """
         deadline = time.monotonic() + timeout
-        while self._code is None:
-            self._code = self._server.ask(wait=self.pid)["code"]
-            if self._code is None and time.monotonic() > deadline:
+        while self.running:
+            if time.monotonic() > deadline:
                 for process in members(self.pid):
                     process.kill()
                 raise TimeoutError(f"still running after {timeout} s: {self.errors[-2000:]}")
             time.sleep(_POLL_SECONDS)
+        assert self._code is not None
         return self._code
 
     def orphans(self) -> list[Any]:

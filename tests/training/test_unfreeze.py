@@ -30,6 +30,7 @@ from common.utils import Run, load_checkpoint, seed_everything
 from common.utils.errors import ConfigError, InterruptedRun
 from common.utils.paths import get_project_root
 
+pytestmark = pytest.mark.usefixtures("no_curves")
 INFO = DatasetInfo(num_classes=3, input_shape=(1, 6, 6), mean=(0.5,), std=(0.25,))
 BACKBONE = ("stem", "body")
 

@@ -164,6 +164,7 @@ class EvaluationConfig:
     top_k: int = option("top-k accuracy; clamped to the number of classes", 5, ge=1)
     calibrate: bool = option("fit a temperature to the validation images", True)
     calibration_bins: int = option("equal bins of confidence for ECE", 15, ge=2)
+    plots: bool = option("draw the report on the test images; the numbers need no picture", True)
     num_mistakes: int = option("worst mistakes shown", 24, ge=0)
     grad_cam: int = option("images shown with Grad-CAM; 0: none", 8, ge=0)
 

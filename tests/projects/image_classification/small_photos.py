@@ -12,8 +12,9 @@ _LEVELS = {"dark": 110, "middle": 128, "light": 146}
 CONFIG = """
 data: {data_dir: data/small, eval_batch_size: 32}
 model: {type: custom, custom_architecture: tiny_net}
-training: {num_epochs: 2, batch_size: 8, device: cpu, loggers: []}
+training: {num_epochs: EPOCHS, batch_size: 8, device: cpu, loggers: []}
 optimizer: {name: adamw, lr: 0.01}
+evaluation: {plots: false}
 search:
   n_trials: 3
   search_space:
@@ -22,14 +23,14 @@ search:
 """
 
 
-def write_photos(folder: Path, per_class: int = 12, folds: int = 3, size: int = 8) -> None:
+def write_photos(folder: Path, per_class: int = 12, folds: int = 3, epochs: int = 1) -> None:
     """Write ``data/small`` with ``raw/`` and ``splits/``, and ``config.yaml``, into a folder.
 
     Args:
         folder: Where ``data/`` and the configuration go.
         per_class: Images of a class; a sixth of them are the test set.
         folds: Of the rest.
-        size: Of an image.
+        epochs: Of a training; after one there are no curves to draw, half of its seconds.
     """
     generator = np.random.default_rng(0)
     parts: dict[str, list[str]] = {"test": [], **{str(k): [] for k in range(folds)}}
@@ -37,7 +38,7 @@ def write_photos(folder: Path, per_class: int = 12, folds: int = 3, size: int = 
         (folder / "data" / "small" / "raw" / name).mkdir(parents=True)
         for number in range(per_class):
             path = f"raw/{name}/{number}.png"
-            pixels = generator.normal(_LEVELS[name], 50, (size, size)).clip(0, 255)
+            pixels = generator.normal(_LEVELS[name], 50, (8, 8)).clip(0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "data" / "small" / path)
             part = "test" if number % 6 == 5 else str(number % folds)
             parts[part].append(path)
@@ -48,4 +49,4 @@ def write_photos(folder: Path, per_class: int = 12, folds: int = 3, size: int = 
         others = [path for k in range(folds) if k != fold for path in parts[str(k)]]
         write_index(splits / f"fold_{fold}_train.txt", others)
         write_index(splits / f"fold_{fold}_val.txt", parts[str(fold)])
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(CONFIG.replace("EPOCHS", str(epochs)))

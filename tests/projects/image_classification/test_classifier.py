@@ -16,9 +16,7 @@ from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import dataset_info, get_datasets
 from projects.image_classification.core.predictions import read_predictions
 from projects.image_classification.core.task import ImageClassifier
-from tests.projects.image_classification.fruit import CLASSES, draw_fruit
-
-pytest_plugins = ["tests.projects.image_classification.finished_runs"]
+from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
 
 
 def _changed(source: Path, target: Path, **changes: Any) -> Path:

@@ -13,7 +13,7 @@ from common.utils.paths import get_project_root
 from projects.image_classification.cli.init_config import main as init_config
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.networks.small import MODEL_REGISTRY
-from tests.projects.image_classification.coloured import write_coloured
+from tests.projects.image_classification.photos import write_coloured
 
 ROOT = get_project_root()
 PAGES = ROOT / "docs" / "image_classification"
@@ -55,6 +55,9 @@ def test_the_blocks_on_extending_run_as_they_stand(
     data = write_coloured(Path("data/digits"), dict.fromkeys("0123456789", 12), (8, 8), "L")
     split_dataset(data / "raw", SplitOptions(folds=3, near_duplicates=False))
     init_config(["data/digits"])
+    config = Path("configs/digits_config.yaml")
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("  # plots: true", "  plots: false"), encoding="utf-8")
     page = (PAGES / "extending.md").read_text(encoding="utf-8")
     space: dict[str, object] = {"__name__": "page"}
     try:

@@ -25,9 +25,7 @@ from projects.image_classification.core.datasets import get_datasets
 from projects.image_classification.core.export.onnx_session import OnnxClassifier
 from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
-from tests.projects.image_classification.fruit import CLASSES, draw_fruit
-
-pytest_plugins = ["tests.projects.image_classification.finished_runs"]
+from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
 
 QUICK = ("--opset", "14")  # the older exporter takes a tenth of the seconds
 ALL = "runs/fruit_fold_[01]/weights/best.pt"
@@ -93,7 +91,7 @@ def test_the_documented_examples_give_what_the_classifier_gives(
     best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "fruit.onnx"
-    assert _run("--checkpoint", best, "--output", path) == 0
+    assert _run("--checkpoint", best, "--output", path, *QUICK) == 0
     files = [tmp_path / f"{k}.jpg" for k in range(4)]
     for k, file in enumerate(files):
         draw_fruit(k % 3, k, (31 + k, 17)).save(file)
@@ -240,7 +238,7 @@ def test_one_file_of_the_folds_gives_the_score_that_training_recorded(
     project: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "folds.onnx"
-    words = ("--ensemble", "--output", path, "--validate", "--comprehensive-validate")
+    words = ("--ensemble", "--output", path, "--validate", "--comprehensive-validate", *QUICK)
     assert _run("--checkpoint", "runs/fruit_fold_all", *words) == 0
     summary = json.loads(Path("runs/fruit_fold_all/summary.json").read_text(encoding="utf-8"))
     compared = _report(tmp_path)["comprehensive_validation"]

@@ -17,9 +17,7 @@ from projects.image_classification.core.classifier import load_classifier
 from projects.image_classification.core.inference.image_places import find_places
 from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
-from tests.projects.image_classification.fruit import CLASSES, draw_fruit
-
-pytest_plugins = ["tests.projects.image_classification.finished_runs"]
+from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit
 
 
 def _run(*words: object) -> int:

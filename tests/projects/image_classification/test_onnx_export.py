@@ -83,7 +83,7 @@ def test_the_graph_takes_pixels_and_gives_what_pytorch_gives(
 
 def test_the_normalised_graph_takes_floats(tmp_path: Path) -> None:
     path, network = tmp_path / "a.onnx", _network(takes="normalized")
-    export_network(network, path, SHAPE, {})
+    export_network(network, path, SHAPE, {}, QUICK)
     fed = network.feed(_pixels(3))
     assert fed.dtype == torch.float32
     assert np.abs(_run(path, fed.numpy())[0] - network(fed)[0].detach().numpy()).max() < 1e-5
@@ -171,7 +171,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"old")
     with pytest.raises(FaultError):
-        export_network(_network(_Bessel()), path, SHAPE, {})
+        export_network(_network(_Bessel()), path, SHAPE, {}, QUICK)
     assert path.read_bytes() == b"old"
 
 

@@ -42,6 +42,7 @@ def train(model: nn.Module, noise: float = 0.5) -> Trainer:
 )
 def test_a_network_trains_privately_under_its_own_names(values: dict) -> None:
     config = configuration((16, 16), classes=3, trainer_type="dp", **values)
+    torch.manual_seed(0)  # where a unit is all but off, rounding can turn it on
     model = get_model(config)
     names = set(dict(model.named_parameters()))
     before = {name: value.clone() for name, value in model.named_parameters()}

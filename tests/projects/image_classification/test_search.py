@@ -2,14 +2,14 @@
 
 import contextlib
 import csv
+import gc
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from common.config import Source
 from common.config.tree import leaves, plain
+from common.testing.trials import Trial
 from common.utils.errors import ConfigError, DataError, FaultError
 from projects.image_classification.cli.search import main as ml_search
 from projects.image_classification.cli.train import main as ml_train
@@ -30,13 +31,7 @@ from tests.projects.image_classification.small_photos import write_photos
 optuna = pytest.importorskip("optuna")
 
 STUDY = Path("runs/optuna_studies/small")
-COMMAND = [
-    sys.executable,
-    "-m",
-    "projects.image_classification.cli.search",
-    "--config",
-    "config.yaml",
-]
+COMMAND = "tests.projects.image_classification.programs:ml_search"
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    write_photos(folder)
+    write_photos(folder, epochs=2)
     out = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out):
         ml_search(["--config", "config.yaml", "--n-trials", "3", "--seed", "3"])
@@ -58,10 +53,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    gc.freeze()  # memory is tidied after every trial, and this process holds a whole suite
+    yield tmp_path
+    gc.unfreeze()
 
 
 def run(words: list[str], mode: str = "create"):
@@ -111,7 +108,7 @@ def test_the_best_configuration_trains_to_the_best_trials_value_to_the_last_bit(
 ):
     monkeypatch.chdir(finished.folder)
     best = json.loads((STUDY / "study.json").read_text())["best"]
-    ml_train(["--config", f"{STUDY}/best_config.yaml", "evaluation.grad_cam=0"])
+    ml_train(["--config", f"{STUDY}/best_config.yaml"])
     (summary,) = Path("runs").glob("small_*fold_0/summary.json")
     again = json.loads(summary.read_text())["metrics"]
     trial = json.loads((STUDY / best["directory"] / "summary.json").read_text())["metrics"]
@@ -319,20 +316,23 @@ def test_a_study_of_other_measures_or_choices_is_not_gone_on_with(photos, capsys
     assert "training.num_epochs (1, now 2)" in capsys.readouterr().err
 
 
-def started(*words: str, **options) -> subprocess.Popen:
-    """The command, with a training that takes minutes."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    slow = [] if "training.num_epochs=1" in words else ["training.num_epochs=100000"]
-    return subprocess.Popen(
-        [*COMMAND, *words, *slow], env=environment, stderr=subprocess.PIPE, text=True, **options
-    )
+@pytest.fixture
+def started(photos, trials) -> Callable[..., Trial]:
+    """Begins the command in a process of its own, with a training that takes minutes."""
+
+    def start(*words: str) -> Trial:
+        slow = [] if "training.num_epochs=1" in words else ["training.num_epochs=100000"]
+        words = ("--config", "config.yaml", *words, *slow)
+        return trials.start(COMMAND, directory=str(photos), words=words)
+
+    return start
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, trial: Trial) -> None:
     for _ in range(600):
         if condition():
             return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert trial.running, trial.errors
         time.sleep(0.1)
     raise AssertionError("it did not happen")
 
@@ -344,12 +344,12 @@ def trains() -> bool:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_a_stopped_search_queues_its_trial_again_and_is_resumed(photos, number):
+def test_a_stopped_search_queues_its_trial_again_and_is_resumed(started, number):
     process = started("--n-trials", "2")
     wait_for(trains, process)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 128 + number
-    message = process.stderr.read().strip().splitlines()[-1]
+    process.signal(number)
+    assert process.wait() == 128 + number
+    message = process.errors.strip().splitlines()[-1]
     assert message.startswith("interrupted: stopped by")
     assert "ml-search --config config.yaml --resume --study-name small" in message
     assert [row["state"] for row in table()] == ["fail", "waiting"]
@@ -360,10 +360,10 @@ def test_a_stopped_search_queues_its_trial_again_and_is_resumed(photos, number):
 
 
 @pytest.mark.slow
-def test_the_trial_of_a_killed_search_is_found_and_tried_again(photos):
+def test_the_trial_of_a_killed_search_is_found_and_tried_again(started):
     process = started("--n-trials", "2")
     wait_for(trains, process)
-    process.kill()
+    process.signal(signal.SIGKILL)
     process.wait()
     assert [trial.state.name for trial in study().trials] == ["RUNNING"]
     run(["search.n_trials=1"], "resume")
@@ -385,16 +385,15 @@ def server() -> Iterator[postgresql.Server]:
 
 
 @pytest.mark.parametrize("kind", ["postgresql", pytest.param("journal", marks=pytest.mark.slow)])
-def test_two_processes_with_the_same_line_share_a_study(photos, kind, request):
+def test_two_processes_with_the_same_line_share_a_study(photos, started, kind, request):
     url = "journal:///shared.journal"
     if kind == "postgresql":
         url = request.getfixturevalue("server").url
     words = ["--storage", url, "--join", "--n-trials", "3", "training.num_epochs=1"]
     processes = [started(*words) for _ in range(2)]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert postgresql.ESCAPED not in errors
+        assert process.wait(120) == 0, process.errors
+        assert postgresql.ESCAPED not in process.errors
     trials = study(url).trials
     assert [trial.number for trial in trials] == list(range(6))
     assert {trial.state.name for trial in trials} == {"COMPLETE"}

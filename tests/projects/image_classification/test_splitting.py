@@ -16,7 +16,8 @@ from common.utils.errors import DataError, InputError
 from projects.image_classification.core.folder.split_files import Split, read_split
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.index_files import read_index
-from tests.projects.image_classification.photos import encoded, photo, write_photos
+from tests.data.photos import encoded
+from tests.projects.image_classification.photos import photo, write_photos
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,8 @@ from projects.image_classification.core.folder.image_folder import find_images
 from projects.image_classification.core.folder.split_files import read_split
 from projects.image_classification.core.folder.splitting import SplitOptions, split_dataset
 from projects.image_classification.core.folder.stored_folder import safe_class_names, unpack_dataset
-from tests.projects.image_classification.photos import encoded, photo
+from tests.data.photos import encoded
+from tests.projects.image_classification.photos import photo
 
 pytest_plugins = ["common.testing.fixtures"]
 
@@ -98,7 +99,9 @@ def test_a_damaged_image_is_unpacked_and_found_by_the_split(
 
 def test_rows_without_a_label_are_left_out(loopback_hub: LoopbackHub, tmp_path: Path):
     published(
-        loopback_hub, train=rows(0, 12), test=[(encoded(photo(n + 50)), -1) for n in range(3)]
+        loopback_hub,
+        train=rows(0, 12),
+        test=[(encoded(photo(n + 50), "PNG"), -1) for n in range(3)],
     )
     raw = unpack_dataset("someone/clothes", tmp_path / "clothes")
     assert len(find_images(raw).names) == 12

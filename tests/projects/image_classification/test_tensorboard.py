@@ -55,11 +55,11 @@ def test_a_browser_is_answered_until_ctrl_c_and_nothing_is_left_running(
         tags = json.loads(get(port, "/data/plugin/scalars/tags")[1])
         assert "loss" in tags["r/tensorboard"]
         os.kill(s.pid, number)
-        assert s.wait(20) == 0
+        assert s.wait() == 0
         assert "TensorBoard has ended" in s.output
         assert "Traceback" not in s.errors
     assert servers
-    assert psutil.wait_procs(servers, timeout=10)[1] == []
+    assert psutil.wait_procs(servers, timeout=60)[1] == []
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

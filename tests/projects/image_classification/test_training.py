@@ -3,7 +3,6 @@
 import csv
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,21 +30,15 @@ ALL_RANDOM = (  # everything that draws a random number
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[TrialServer]:
-    with TrialServer([PROGRAMS]) as server:
-        yield server
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     write_photos(tmp_path)
     return tmp_path
 
 
-def _train(server: TrialServer, folder: Path, *words: str, expect: int = 0) -> str:
+def _train(trials: TrialServer, folder: Path, *words: str, expect: int = 0) -> str:
     config = () if "--resume" in words else ("--config", "config.yaml")
-    return server.run(TRAIN, directory=str(folder), words=[*config, *words], expect=expect)
+    return trials.run(TRAIN, directory=str(folder), words=[*config, *words], expect=expect)
 
 
 def _same_weights(one: Path, other: Path) -> list[str]:
@@ -53,9 +46,11 @@ def _same_weights(one: Path, other: Path) -> list[str]:
     return differences(states[0], states[1], "last.pt")
 
 
-def test_a_run_leaves_what_its_documentation_names(server: TrialServer, photos: Path) -> None:
+def test_a_run_leaves_what_its_documentation_names(trials: TrialServer, photos: Path) -> None:
+    config = photos / "config.yaml"
+    config.write_text(config.read_text().replace("plots: false", "plots: true"))
     said = _train(
-        server, photos, "--batch_size", "6", "--lr", "0.01", "training.loggers=[tensorboard]"
+        trials, photos, "--batch_size", "6", "--lr", "0.01", "training.loggers=[tensorboard]"
     )
 
     run = photos / "runs" / "small_batch_6_lr_0.01_loggers_-tensorboard_fold_0"
@@ -77,9 +72,9 @@ def test_a_run_leaves_what_its_documentation_names(server: TrialServer, photos: 
 
 
 def test_the_best_checkpoint_alone_says_classes_recipe_and_temperature(
-    server: TrialServer, photos: Path
+    trials: TrialServer, photos: Path
 ) -> None:
-    _train(server, photos)
+    _train(trials, photos)
 
     state = load_checkpoint(photos / "runs" / "small_fold_0" / "weights" / "best.pt")
     for words in ("class_names", *CLASSES, "image_size", "mean"):
@@ -88,19 +83,19 @@ def test_the_best_checkpoint_alone_says_classes_recipe_and_temperature(
     assert state["calibration"]["temperature"] == summary["temperature"]
 
 
-def test_no_run_is_overwritten(server: TrialServer, photos: Path) -> None:
-    _train(server, photos, "--num_epochs", "1")
+def test_no_run_is_overwritten(trials: TrialServer, photos: Path) -> None:
+    _train(trials, photos, "--num_epochs", "1")
     first = (photos / "runs" / "small_epochs_1_fold_0" / "weights" / "best.pt").read_bytes()
-    _train(server, photos, "--num_epochs", "1")
+    _train(trials, photos, "--num_epochs", "1")
 
     assert (photos / "runs" / "small_epochs_1_fold_0-2").is_dir()
     kept = (photos / "runs" / "small_epochs_1_fold_0" / "weights" / "best.pt").read_bytes()
     assert kept == first
 
 
-def test_the_same_command_twice_gives_the_same_weights(server: TrialServer, photos: Path) -> None:
+def test_the_same_command_twice_gives_the_same_weights(trials: TrialServer, photos: Path) -> None:
     for _ in range(2):
-        _train(server, photos, *ALL_RANDOM)
+        _train(trials, photos, *ALL_RANDOM, "training.num_epochs=2")
 
     one, other = sorted((photos / "runs").iterdir())
     assert _same_weights(one, other) == []
@@ -109,17 +104,17 @@ def test_the_same_command_twice_gives_the_same_weights(server: TrialServer, phot
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_goes_on_as_the_one_that_was_not(
-    server: TrialServer, photos: Path, workers: int
+    trials: TrialServer, photos: Path, workers: int
 ) -> None:
     words = [*ALL_RANDOM, "training.num_epochs=4"]
-    _train(server, photos, *words)
+    _train(trials, photos, *words)
     whole = next((photos / "runs").iterdir())
     words = [*words, f"data.num_workers={workers}"]
-    killed = server.start(f"{PROGRAMS}:killed", directory=str(photos), words=words, kill_at=4)
+    killed = trials.start(f"{PROGRAMS}:killed", directory=str(photos), words=words, kill_at=4)
     assert killed.wait() == -signal.SIGKILL
     open_run = next(run for run in (photos / "runs").iterdir() if run != whole)
 
-    _train(server, photos, "--resume", str(open_run / "weights" / "last.pt"))
+    _train(trials, photos, "--resume", str(open_run / "weights" / "last.pt"))
 
     assert _same_weights(whole, open_run) == []
     assert metric_records(whole) == metric_records(open_run)
@@ -127,9 +122,9 @@ def test_a_killed_run_goes_on_as_the_one_that_was_not(
     assert tested[0].read_bytes() == tested[1].read_bytes()
 
 
-def test_a_cache_and_workers_change_no_pixel(server: TrialServer, photos: Path) -> None:
+def test_a_cache_and_workers_change_no_pixel(trials: TrialServer, photos: Path) -> None:
     for words in ((), ("data.cache=memory",), ("data.cache=disk", "data.num_workers=2")):
-        _train(server, photos, "augmentation.horizontal_flip=0.5", *words)
+        _train(trials, photos, "augmentation.horizontal_flip=0.5", *words)
 
     first, *others = sorted((photos / "runs").iterdir())
     for other in others:
@@ -137,9 +132,9 @@ def test_a_cache_and_workers_change_no_pixel(server: TrialServer, photos: Path) 
 
 
 def test_all_folds_give_out_of_fold_predictions_and_an_ensemble(
-    server: TrialServer, photos: Path
+    trials: TrialServer, photos: Path
 ) -> None:
-    said = _train(server, photos, "--fold", "all")
+    said = _train(trials, photos, "--fold", "all")
 
     home = photos / "runs" / "small_fold_all"
     assert "ensemble of the folds" in said
@@ -154,9 +149,9 @@ def test_all_folds_give_out_of_fold_predictions_and_an_ensemble(
 
 
 def test_a_killed_cross_validation_keeps_the_folds_that_are_done(
-    server: TrialServer, photos: Path
+    trials: TrialServer, photos: Path
 ) -> None:
-    _train(server, photos, "--fold", "all")
+    _train(trials, photos, "--fold", "all")
     home = photos / "runs" / "small_fold_all"
     before = json.loads((home / "summary.json").read_text())
     done = photos / "runs" / "small_fold_0" / "weights" / "best.pt"
@@ -165,16 +160,16 @@ def test_a_killed_cross_validation_keeps_the_folds_that_are_done(
         (photos / "runs" / f"small_fold_{number}" / "summary.json").unlink()
     (home / "summary.json").unlink()
 
-    _train(server, photos, "--resume", str(home))
+    _train(trials, photos, "--resume", str(home))
 
     assert done.stat().st_mtime_ns == stamp
     after = json.loads((home / "summary.json").read_text())
     assert after["out_of_fold"]["pooled"] == before["out_of_fold"]["pooled"]
 
 
-def test_labels_follow_the_names_in_the_configuration(server: TrialServer, photos: Path) -> None:
+def test_labels_follow_the_names_in_the_configuration(trials: TrialServer, photos: Path) -> None:
     order = list(reversed(CLASSES))
-    _train(server, photos, f"data.class_names=[{','.join(order)}]")
+    _train(trials, photos, f"data.class_names=[{','.join(order)}]")
 
     path = photos / "runs"
     run = next(path.iterdir())
@@ -216,38 +211,38 @@ def test_labels_follow_the_names_in_the_configuration(server: TrialServer, photo
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_run(
-    server: TrialServer, photos: Path, words: list[str], said: str
+    trials: TrialServer, photos: Path, words: list[str], said: str
 ) -> None:
-    answer = _train(server, photos, *words, expect=2)
+    answer = _train(trials, photos, *words, expect=2)
 
     assert said in answer
     assert "Traceback" not in answer
     assert not list((photos / "runs").glob("*"))
 
 
-def test_a_moved_raw_folder_is_named(server: TrialServer, photos: Path) -> None:
+def test_a_moved_raw_folder_is_named(trials: TrialServer, photos: Path) -> None:
     data = photos / "data" / "small"
     (data / "raw").rename(data / "elsewhere")
 
-    answer = _train(server, photos, expect=2)
+    answer = _train(trials, photos, expect=2)
 
     assert "data/small/raw is not there" in answer
 
 
-def test_a_bad_image_fails_or_is_skipped_and_counted(server: TrialServer, photos: Path) -> None:
+def test_a_bad_image_fails_or_is_skipped_and_counted(trials: TrialServer, photos: Path) -> None:
     broken = photos / "data" / "small" / "raw" / "dark" / "1.png"
     broken.write_bytes(broken.read_bytes()[:40])
 
-    answer = _train(server, photos, "data.on_bad=fail", expect=2)
+    answer = _train(trials, photos, "data.on_bad=fail", expect=2)
     assert "raw/dark/1.png" in answer
-    answer = _train(server, photos, "data.on_bad=skip")
+    answer = _train(trials, photos, "data.on_bad=skip")
     assert "skipped 1 of" in answer
 
 
-def test_a_private_run_records_what_it_spent(server: TrialServer, photos: Path) -> None:
+def test_a_private_run_records_what_it_spent(trials: TrialServer, photos: Path) -> None:
     pytest.importorskip("opacus")
     _train(
-        server,
+        trials,
         photos,
         *("--trainer_type", "dp", "training.dp.noise_multiplier=1.0", "model.norm=group"),
         *("optimizer.name=sgd", "optimizer.lr=0.1"),
@@ -258,13 +253,13 @@ def test_a_private_run_records_what_it_spent(server: TrialServer, photos: Path) 
     assert "epsilon" in card
 
 
-def test_a_network_that_never_saw_a_class_still_trains(server: TrialServer, photos: Path) -> None:
+def test_a_network_that_never_saw_a_class_still_trains(trials: TrialServer, photos: Path) -> None:
     splits = photos / "data" / "small" / "splits"
     kept = [n for n in read_index(splits / "fold_0_train.txt") if "/dark/" not in n]
     (splits / "fold_0_train.txt").write_text("\n".join(kept) + "\n")
     (splits / "classes.json").write_text(json.dumps({"class_names": list(CLASSES)}))
 
-    answer = _train(server, photos, "loss.class_weights=balanced")
+    answer = _train(trials, photos, "loss.class_weights=balanced")
 
     assert "record:" in answer
 

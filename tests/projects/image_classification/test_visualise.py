@@ -20,10 +20,10 @@ from projects.image_classification.core.sample_sheets import (
     ranked,
     sample_sheet,
 )
-from tests.projects.image_classification.coloured import write_coloured
+from tests.projects.image_classification.photos import write_coloured
 
 CONFIG = "configs/pets_config.yaml"
-TINY = ["model.type=custom", "model.custom_architecture=tiny_net", "training.num_epochs=3"]
+TINY = ["model.type=custom", "model.custom_architecture=tiny_net", "training.num_epochs=1"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def run(home: Path) -> Path:
     """A short training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        train(["--config", CONFIG, *TINY, "data.cache=none"])
+        train(["--config", CONFIG, *TINY, "data.cache=none", "evaluation.plots=false"])
         (run,) = home.glob("runs/*/summary.json")
     return run.parent.relative_to(home)
 

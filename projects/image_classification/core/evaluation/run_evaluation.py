@@ -57,7 +57,7 @@ def evaluate_run(
         task: With its best weights.
         datasets: By split, as ``predictions``.
         predictions: ``val``, from which the temperature is fitted, and ``test``.
-        draws: Whether to draw pictures and write the card.
+        draws: Whether to draw pictures (unless ``evaluation.plots`` is off) and write the card.
 
     Returns:
         All numbers by name (``val/accuracy``, ``test/accuracy``), and the temperature; ``None``
@@ -89,7 +89,7 @@ def evaluate_run(
             bins=config.evaluation.calibration_bins,
             num_mistakes=config.evaluation.num_mistakes,
             num_grad_cam=config.evaluation.grad_cam,
-            draws=draws and is_test,
+            draws=draws and is_test and config.evaluation.plots,
         )
         metrics |= {name: value for name, value in found.items() if name != "temperature"}
         if is_test and scaling is not None:
