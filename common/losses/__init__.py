@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from common.losses.angular import AngularMarginHead, adaptive_margins
     from common.losses.balance import class_weights
     from common.losses.classification import CrossEntropy, FocalLoss, expected_hits, soft_targets
     from common.losses.config import LossConfig, build_loss
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from common.losses.kl import kl_to_standard_normal
 
 _HOMES = {
+    "AngularMarginHead": "angular",
+    "adaptive_margins": "angular",
     "class_weights": "balance",
     "CrossEntropy": "classification",
     "FocalLoss": "classification",
@@ -27,9 +30,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AngularMarginHead",
     "CrossEntropy",
     "FocalLoss",
     "LossConfig",
+    "adaptive_margins",
     "build_loss",
     "class_weights",
     "expected_hits",
