@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from common.losses.config import LossConfig, build_loss
     from common.losses.cross_entropy import label_smoothed_cross_entropy, linear_cross_entropy
     from common.losses.kl import kl_to_standard_normal
+    from common.losses.proxy import ProxyAnchorLoss
+    from common.losses.triplet import TripletMarginLoss
 
 _HOMES = {
     "AngularMarginHead": "angular",
@@ -27,6 +29,8 @@ _HOMES = {
     "label_smoothed_cross_entropy": "cross_entropy",
     "linear_cross_entropy": "cross_entropy",
     "kl_to_standard_normal": "kl",
+    "ProxyAnchorLoss": "proxy",
+    "TripletMarginLoss": "triplet",
 }
 
 __all__ = [
@@ -34,6 +38,8 @@ __all__ = [
     "CrossEntropy",
     "FocalLoss",
     "LossConfig",
+    "ProxyAnchorLoss",
+    "TripletMarginLoss",
     "adaptive_margins",
     "build_loss",
     "class_weights",
