@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from common.data.augmentation import CropFlipConfig, crop_flip
     from common.data.augmentation_config import AugmentationConfig
     from common.data.card import Card, list_store, verify_store
+    from common.data.class_batches import ClassBatches
     from common.data.embedded import load_embedded
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
@@ -47,6 +48,7 @@ _HOMES = {
     "Card": "card",
     "list_store": "card",
     "verify_store": "card",
+    "ClassBatches": "class_batches",
     "load_embedded": "embedded",
     "as_epoch_loader": "foreign",
     "iterate": "foreign",
@@ -98,6 +100,7 @@ __all__ = [
     "Batch",
     "BucketedBatches",
     "Card",
+    "ClassBatches",
     "CropFlipConfig",
     "DataSplits",
     "DatasetInfo",

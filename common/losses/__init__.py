@@ -7,13 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from common.losses.angular import AngularMarginHead, adaptive_margins
     from common.losses.balance import class_weights
     from common.losses.classification import CrossEntropy, FocalLoss, expected_hits, soft_targets
     from common.losses.config import LossConfig, build_loss
     from common.losses.cross_entropy import label_smoothed_cross_entropy, linear_cross_entropy
     from common.losses.kl import kl_to_standard_normal
+    from common.losses.proxy import ProxyAnchorLoss
+    from common.losses.triplet import TripletMarginLoss
 
 _HOMES = {
+    "AngularMarginHead": "angular",
+    "adaptive_margins": "angular",
     "class_weights": "balance",
     "CrossEntropy": "classification",
     "FocalLoss": "classification",
@@ -24,12 +29,18 @@ _HOMES = {
     "label_smoothed_cross_entropy": "cross_entropy",
     "linear_cross_entropy": "cross_entropy",
     "kl_to_standard_normal": "kl",
+    "ProxyAnchorLoss": "proxy",
+    "TripletMarginLoss": "triplet",
 }
 
 __all__ = [
+    "AngularMarginHead",
     "CrossEntropy",
     "FocalLoss",
     "LossConfig",
+    "ProxyAnchorLoss",
+    "TripletMarginLoss",
+    "adaptive_margins",
     "build_loss",
     "class_weights",
     "expected_hits",

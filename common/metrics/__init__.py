@@ -20,13 +20,16 @@ from common.metrics.intervals import (
     mean_interval,
     wilson_interval,
 )
+from common.metrics.neighbors import Neighbors, nearest_neighbors
 from common.metrics.predictions import (
     Predictions,
     ensemble_logits,
     read_predictions,
     write_predictions,
 )
+from common.metrics.retrieval import RetrievalReport, matches_of, retrieval_metrics
 from common.metrics.text import BleuScore, corpus_bleu, exact_match, token_accuracy
+from common.metrics.threshold import ThresholdCurve, sweep_thresholds
 
 __all__ = [
     "BleuScore",
@@ -35,9 +38,12 @@ __all__ = [
     "ClassificationReport",
     "CrossValidationReport",
     "Interval",
+    "Neighbors",
     "Predictions",
     "ReliabilityBins",
+    "RetrievalReport",
     "TemperatureScaling",
+    "ThresholdCurve",
     "bootstrap_interval",
     "calibration_report",
     "classification_metrics",
@@ -45,10 +51,14 @@ __all__ = [
     "ensemble_logits",
     "exact_match",
     "frechet_distance",
+    "matches_of",
     "mean_interval",
+    "nearest_neighbors",
     "pooled_metrics",
     "read_predictions",
     "reliability_bins",
+    "retrieval_metrics",
+    "sweep_thresholds",
     "token_accuracy",
     "wilson_interval",
     "write_predictions",

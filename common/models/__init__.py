@@ -19,6 +19,7 @@ from common.models.gpt import GPT
 from common.models.incremental import DecoderState
 from common.models.kv_cache import KVCache
 from common.models.normalize import Normalize
+from common.models.pooling import GeM
 from common.models.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from common.models.resnet import ResNet
 from common.models.sampling import (
@@ -37,6 +38,7 @@ __all__ = [
     "CachedModel",
     "DecoderState",
     "Dropout",
+    "GeM",
     "KVCache",
     "KeyValue",
     "LearnedPositions",
