@@ -144,6 +144,24 @@ def test_the_layout_of_images_changes_no_examples_gradient() -> None:
         torch.testing.assert_close(plain, innermost)
 
 
+def test_what_only_rounding_tips_over_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    """The first examples disagree, all others agree."""
+    from common.training.privacy import example_gradients as rehearsal
+
+    def tipped(task: Task, hooks: object, batch: object, rows: range) -> list[str]:
+        return ["net.0.weight"] if rows.start == 0 else []
+
+    monkeypatch.setattr(rehearsal, "_disagreeing", tipped)
+    rows = {"x": torch.randn(9, 4), "y": torch.zeros(9, dtype=torch.long)}
+    rehearsal.check_example_gradients(TinyTask(), None, rows)
+    assert any("which is rounding" in line for line in logged)
+    few = {name: values[:8] for name, values in rows.items()}
+    with pytest.raises(ConfigError, match=r"net\.0\.weight"):
+        rehearsal.check_example_gradients(TinyTask(), None, few)
+
+
 class Drawing(TinyTask):
     """Draws in its own training step, as variational and masked models do."""
 
