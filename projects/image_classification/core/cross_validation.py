@@ -14,6 +14,7 @@ from common.utils.files import atomic_write_text
 from common.visualization.tables import text_table
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.predictions import Predictions
+from projects.image_classification.core.run_directories import dataset_name
 
 if TYPE_CHECKING:
     from projects.image_classification.core.training import FoldOutcome
@@ -29,7 +30,9 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
     """
     names, top_k = list(config.data.class_names or ()), config.evaluation.top_k
     summary: dict[str, Any] = {
-        "folds": {str(number): outcome.directory.name for number, outcome in outcomes.items()}
+        "dataset": dataset_name(config),
+        "folds": {str(number): outcome.directory.name for number, outcome in outcomes.items()},
+        "made_by": _made_by(outcomes),
     }
     texts: list[str] = []
     rows: list[list[str]] = []
@@ -69,6 +72,23 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
     )
     table = text_table(rows, ["images", "accuracy", "95 %"], "Cross-validation")
     sys.stdout.write(f"{table}\nreport: {home / 'report.txt'}\n")
+
+
+def _made_by(outcomes: "Mapping[int, FoldOutcome]") -> dict[str, Any]:
+    """What the first fold's record says of command, code and machine; how long all took."""
+    records = [
+        json.loads((outcome.directory / "run.json").read_text(encoding="utf-8"))
+        for outcome in outcomes.values()
+    ]
+    first = records[0]
+    return {
+        "command": first["command"],
+        "code": first["code"],
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+        "seed": first["seed"],
+        "wall_seconds": round(sum(record.get("wall_seconds", 0.0) for record in records), 1),
+    }
 
 
 def _with_interval(report: ClassificationReport) -> list[str]:
