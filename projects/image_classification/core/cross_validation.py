@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loguru import logger
+
 from common.metrics.classification import ClassificationReport, classification_metrics
 from common.metrics.cross_validation import CrossValidationReport, pooled_metrics
 from common.metrics.predictions import ensemble_logits, write_predictions
-from common.utils.errors import DataError
+from common.utils.errors import DataError, InputError
 from common.utils.files import atomic_write_text
 from common.visualization.tables import text_table
 from projects.image_classification.core.config import Config
+from projects.image_classification.core.folder.grouping import read_groups
 from projects.image_classification.core.predictions import Predictions
 from projects.image_classification.core.run_directories import dataset_name
 
@@ -38,7 +41,7 @@ def report_folds(home: Path, config: Config, outcomes: "Mapping[int, FoldOutcome
     rows: list[list[str]] = []
     held_out = [o.predictions["val"] for o in outcomes.values() if "val" in o.predictions]
     if held_out:
-        pooled = pool(held_out, names, top_k)
+        pooled = pool(held_out, names, top_k, Path(config.data.data_dir))
         probabilities = pooled.logits.softmax(1)
         write_predictions(home / "out_of_fold.csv", pooled.ids, pooled.labels, probabilities, names)
         summary["out_of_fold"] = pooled.to_dict()
@@ -96,9 +99,29 @@ def _with_interval(report: ClassificationReport) -> list[str]:
     return [f"{report.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
 
 
-def pool(held_out: list[Predictions], names: list[str], top_k: int) -> CrossValidationReport:
-    """The folds' validation predictions as one."""
-    return pooled_metrics([(p.ids, p.logits, p.labels) for p in held_out], names, top_k)
+def pool(
+    held_out: list[Predictions], names: list[str], top_k: int, data_dir: Path
+) -> CrossValidationReport:
+    """The folds' validation predictions as one; the interval is over the groups of the split."""
+    ids = [name for predictions in held_out for name in predictions.ids]
+    parts = [(p.ids, p.logits, p.labels) for p in held_out]
+    return pooled_metrics(parts, names, top_k, groups=groups_of(data_dir, ids))
+
+
+def groups_of(data_dir: Path, ids: list[str]) -> list[str] | None:
+    """The group of each image, if the split was made with ``--group-by``; else ``None``."""
+    try:
+        text = (data_dir / "splits" / "split.json").read_text(encoding="utf-8")
+        group_by = json.loads(text)["options"]["group_by"]
+    except (OSError, ValueError, KeyError):
+        return None  # lists made elsewhere say nothing of groups
+    if group_by is None:
+        return None
+    try:
+        return read_groups(group_by, ids)
+    except (DataError, InputError) as error:
+        logger.warning(f"the interval takes images as independent, without their groups: {error}")
+        return None
 
 
 def ensemble(

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from common.testing.equality import differences, metric_records
 from common.testing.trials import TrialServer
 from common.training import Callback, Trainer
 from common.utils.checkpoint import load_checkpoint
+from common.utils.paths import get_project_root
 from projects.image_classification.core.index_files import read_index
 from tests.projects.image_classification.small_photos import CLASSES, write_photos
 
@@ -146,6 +150,22 @@ def test_all_folds_give_out_of_fold_predictions_and_an_ensemble(
     held_out = {name for k in range(3) for name in read_index(splits / f"fold_{k}_val.txt")}
     assert judged == held_out
     assert 0.0 <= summary["test"]["ensemble"]["accuracy"] <= 1.0
+
+
+def test_the_interval_of_a_grouped_split_is_over_its_groups(
+    tmp_path: Path, logged: list[str]
+) -> None:
+    from projects.image_classification.core.cross_validation import groups_of
+
+    names = ["raw/dark/p1_a.png", "raw/dark/p1_b.png", "raw/light/p2_a.png"]
+    assert groups_of(tmp_path, names) is None
+    (tmp_path / "splits").mkdir()
+    split = tmp_path / "splits" / "split.json"
+    split.write_text(json.dumps({"options": {"group_by": r"(p\d)_"}}))
+    assert groups_of(tmp_path, names) == ["p1", "p1", "p2"]
+    split.write_text(json.dumps({"options": {"group_by": "patients.csv"}}))  # gone since
+    assert groups_of(tmp_path, names) is None
+    assert any("takes images as independent" in line for line in logged)
 
 
 def test_a_killed_cross_validation_keeps_the_folds_that_are_done(
@@ -339,3 +359,29 @@ def test_a_scheduler_gives_each_group_its_own_rates(tmp_path: Path) -> None:
     assert len(seen) == len(expected)
     for found, wanted in zip(seen, expected, strict=True):
         assert found == pytest.approx(wanted)
+
+
+def test_the_documented_line_of_accelerate_trains_in_two_processes(photos: Path) -> None:
+    pytest.importorskip("accelerate")
+    bin_folder = Path(sys.executable).parent
+    if not (bin_folder / "ml-train").exists():
+        pytest.skip("the project is not installed, so there is no command ml-train")
+    line = (
+        "accelerate launch --no_python --multi_gpu --num_processes 2 "
+        "ml-train --config config.yaml --trainer_type accelerate"
+    )
+    assert line.rpartition(" --trainer_type")[0].replace("config.yaml", "") in (
+        get_project_root() / "docs" / "image_classification" / "training.md"
+    ).read_text(encoding="utf-8")
+    result = subprocess.run(
+        line.split(),
+        cwd=photos,
+        env={**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    runs = list((photos / "runs").iterdir())
+    assert len(runs) == 1
+    assert (runs[0] / "weights" / "best.pt").is_file()
+    assert "cpu x 2" in result.stderr
