@@ -7,11 +7,13 @@ import of torch. None of them reaches the network.
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,7 @@ from common.testing.contract_subject import Subject
 from common.testing.equality import differences, metric_records
 from common.testing.trials import Trial, TrialServer
 from common.utils.errors import FaultError
+from common.utils.threads import in_background
 
 SECONDS = 60.0
 GIGABYTES = 2.0
@@ -70,7 +73,7 @@ class PaperRuns:
         self.subject = subject
         self._server = server
         self._home = home
-        self._started: tuple[subprocess.Popen[bytes], Any] | None = None
+        self._started: tuple[subprocess.Popen[bytes], Any, Future[float]] | None = None
 
     def begin(self) -> None:
         """Start the smoke command; other runs go on beside it."""
@@ -87,7 +90,7 @@ class PaperRuns:
             cwd=self.subject.root,
             env={**os.environ, **self._environment("smoke")},
         )
-        self._started = process, said
+        self._started = process, said, in_background("memory", _peak_gigabytes, process.pid)
 
     def close(self) -> None:
         """End what still runs."""
@@ -100,7 +103,7 @@ class PaperRuns:
         """The smoke command, run to its end."""
         self.begin()
         assert self._started is not None
-        process, file = self._started
+        process, file, memory = self._started
         deadline = time.monotonic() + _PATIENCE
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -113,9 +116,8 @@ class PaperRuns:
         with file:
             file.seek(0)
             said = file.read().decode(errors="replace")
-        # Linux counts kilobytes.
-        memory, seconds = usage.ru_maxrss / 1e6, usage.ru_utime + usage.ru_stime
-        return Smoke(process.returncode, said, seconds, memory)
+        seconds = usage.ru_utime + usage.ru_stime
+        return Smoke(process.returncode, said, seconds, memory.result())
 
     @cached_property
     def whole(self) -> Path:
@@ -196,6 +198,25 @@ class PaperRuns:
         if len(found) != 1:
             raise FaultError(f"the {kind} run left {len(found)} records, expected one")
         return found[0].parent
+
+
+def _peak_gigabytes(pid: int) -> float:
+    """The most memory a process has held, asked for until it ends.
+
+    What ``wait4`` reports begins with the memory of the process that started it, which in a long test
+    run is more than the command's own.
+    """
+    peak = 0.0
+    while True:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return peak
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        if found is None:  # it has ended, and nobody has waited for it yet
+            return peak
+        peak = float(found[1]) / 1e6
+        time.sleep(_POLL_SECONDS)
 
 
 def training_losses(run: Path) -> list[float]:

@@ -96,7 +96,8 @@ def _launch(arguments: argparse.Namespace) -> None:
 
     directory = Path(_needed(arguments.run_dir, "--run_dir runs/r, or --run_dir runs"))
     port = 6006 if arguments.port is None else arguments.port
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT as well: a shell that starts a command in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         with TensorBoardServer(directory, port) as server:

@@ -157,14 +157,17 @@ def test_a_file_is_only_replaced_with_force(capsys: pytest.CaptureFixture[str]) 
     assert Path("other.yaml").read_text() == Path(CONFIG).read_text()
 
 
-def test_images_that_cannot_be_read_are_counted_and_left_out(logged: list[str]) -> None:
+def test_images_that_cannot_be_read_are_counted_and_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     data = write_coloured(Path("data/pets"), {"dog": 3, "cat": 3})
     whole = (data / "raw" / "dog" / "0.png").read_bytes()
     (data / "raw" / "dog" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (data / "raw" / "cat" / "empty.jpg").touch()
     main(["data/pets"])
-    (line,) = [line for line in logged if "cannot be read" in line]
-    assert line.startswith("2 of the 8 images looked at cannot be read")
+    said = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in said if "cannot be read" in line]
+    assert "2 of the 8 images looked at cannot be read" in line
     assert "empty.jpg" in line
     assert changed()["preprocessing.image_size"] == [12, 12]
 
