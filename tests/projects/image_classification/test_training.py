@@ -361,6 +361,7 @@ def test_a_scheduler_gives_each_group_its_own_rates(tmp_path: Path) -> None:
         assert found == pytest.approx(wanted)
 
 
+@pytest.mark.slow  # three processes import everything
 def test_the_documented_line_of_accelerate_trains_in_two_processes(photos: Path) -> None:
     pytest.importorskip("accelerate")
     bin_folder = Path(sys.executable).parent
