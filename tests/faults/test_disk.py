@@ -47,7 +47,9 @@ def test_a_file_that_may_not_grow_is_one_line_and_the_previous_checkpoint_stays(
     trials: TrialServer, tmp_path: Path
 ) -> None:
     trials.run(TRAIN, expect=KILLED, directory=str(tmp_path), kill_at=6)
-    before = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["state"]["step"]
+    newest = latest_checkpoint(tmp_path / "checkpoints")  # last.pt, if it was linked in time
+    assert newest is not None
+    before = load_checkpoint(newest)["state"]["step"]
     fault = {"kind": "file_size_limit", "size": 10_000}
     text = trials.run(TRAIN, expect=1, directory=str(tmp_path), fault=fault)
     path = tmp_path / "checkpoints"
