@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from common.data.labels import check_labels
     from common.data.loaders import Batch, EpochLoader, SampleLoader, TensorLoader
     from common.data.mixing import Mixing
+    from common.data.open_set_images import OpenSetImagesConfig, load_open_set_images
     from common.data.orders import (
         BalancedBatches,
         BucketedBatches,
@@ -74,6 +75,8 @@ _HOMES = {
     "SampleLoader": "loaders",
     "TensorLoader": "loaders",
     "Mixing": "mixing",
+    "OpenSetImagesConfig": "open_set_images",
+    "load_open_set_images": "open_set_images",
     "BalancedBatches": "orders",
     "BucketedBatches": "orders",
     "Order": "orders",
@@ -110,6 +113,7 @@ __all__ = [
     "ImageDataset",
     "LabelledImagesConfig",
     "Mixing",
+    "OpenSetImagesConfig",
     "Order",
     "PairLoader",
     "PoissonBatches",
@@ -139,6 +143,7 @@ __all__ = [
     "list_store",
     "load_embedded",
     "load_labelled_images",
+    "load_open_set_images",
     "load_pairs",
     "load_splits",
     "pad_batch",

@@ -18,6 +18,7 @@ from common.data.images import decode_image
 from common.data.info import DatasetInfo, DataSplits
 from common.data.labels import check_labels
 from common.data.loaders import Batch, TensorLoader
+from common.data.preprocessing import resized
 from common.data.splits import Columns, class_names, load_splits
 from common.utils.errors import DataError
 from common.utils.seeding import mix_seed
@@ -79,7 +80,7 @@ def load_labelled_images(
     classes = context.resolve("data.num_classes", len(names) or int(labels.max()) + 1, Source.DATA)
     for split, columns in tensors.items():
         check_labels(columns["label"], classes, f"{config.name}, {split}")
-    mean, std = _channel_statistics(tensors["train"]["image"])
+    mean, std = channel_statistics(tensors["train"]["image"])
 
     def loader(split: str) -> TensorLoader | None:
         if split not in tensors:
@@ -107,24 +108,60 @@ def load_labelled_images(
 
 
 def _read(columns: Columns, config: LabelledImagesConfig, split: str) -> dict[str, Tensor]:
-    for column in (config.image, config.label):
-        if column not in columns:
-            hint = did_you_mean(column, list(columns))
-            raise DataError(f"{config.name}, {split}: there is no column '{column}'; {hint}")
-    images = columns[config.image]
+    where = f"{config.name}, {split}"
+    labels = column_of(columns, config.label, where)
+    return {
+        "image": read_images(columns, config.image, config.mode, where),
+        "label": torch.as_tensor(np.asarray(labels)).long(),
+    }
+
+
+def column_of(columns: Columns, name: str, where: str) -> Any:
+    """The values of a column.
+
+    Raises:
+        DataError: if there is none of this name, naming the nearest.
+    """
+    if name not in columns:
+        raise DataError(
+            f"{where}: there is no column '{name}'; {did_you_mean(name, list(columns))}"
+        )
+    return columns[name]
+
+
+def read_images(
+    columns: Columns, name: str, mode: str, where: str, side: int | None = None
+) -> Tensor:
+    """A column of images as one tensor, uint8 ``(N, C, H, W)``.
+
+    Args:
+        columns: Of the split.
+        name: Of the column.
+        mode: ``RGB`` or ``L``, for images that are decoded.
+        where: Data set and split, for messages.
+        side: Resize to this height and width.
+
+    Raises:
+        DataError: if there is no such column, an image cannot be read, or they differ in size.
+    """
+    images = column_of(columns, name, where)
     if isinstance(images, np.ndarray):
         pixels = torch.from_numpy(images)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels
+        decoded = list(pixels) if side else []
     else:
-        decoded = [decode_image(image, config.mode) for image in images]
-        shapes = {tuple(image.shape) for image in decoded}
-        if len(shapes) != 1:
-            raise DataError(
-                f"{config.name}, {split}: images have {len(shapes)} sizes; use ImageDataset, "
-                "which resizes them"
-            )
-        pixels = torch.stack(decoded)
-    return {"image": pixels, "label": torch.as_tensor(np.asarray(columns[config.label])).long()}
+        decoded = [decode_image(image, mode) for image in images]
+    if side:
+        return torch.stack([resized(image, (side, side)) for image in decoded])
+    if isinstance(images, np.ndarray):
+        return pixels
+    shapes = {tuple(image.shape) for image in decoded}
+    if len(shapes) != 1:
+        raise DataError(
+            f"{where}: images have {len(shapes)} sizes; set data.image_size where there is one, "
+            "or use ImageDataset, which resizes them"
+        )
+    return torch.stack(decoded)
 
 
 def _held_out(
@@ -138,7 +175,7 @@ def _held_out(
     return first, second
 
 
-def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of ``(N, C, H, W)``, with values from 0 to 1."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
     for chunk in images.split(_CHUNK):

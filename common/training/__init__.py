@@ -15,6 +15,7 @@ from common.training.callbacks import (
 from common.training.checkpointing import step_checkpoints
 from common.training.classification import ClassificationTask
 from common.training.config import TrainerConfig
+from common.training.embedding import EmbeddingTask, retrieval_of
 from common.training.experiment import (
     ExperimentConfig,
     finish,
@@ -38,6 +39,7 @@ __all__ = [
     "Callback",
     "ClassificationTask",
     "EarlyStopping",
+    "EmbeddingTask",
     "ExperimentConfig",
     "GradientNoise",
     "GradientNorms",
@@ -65,6 +67,7 @@ __all__ = [
     "open_run",
     "report",
     "restore_task",
+    "retrieval_of",
     "settle_batch_size",
     "show_metrics",
     "step_checkpoints",

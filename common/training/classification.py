@@ -3,29 +3,28 @@
     task = ClassificationTask(lambda info: ResNet.of_depth(18, info.num_classes), CrossEntropy(0.1))
 
 Batches are ``{"image": uint8 (B, C, H, W), "label": (B,)}``, or soft labels ``(B, K)`` as mixup
-makes them. Images are normalised here, once for a batch, by buffers that travel with the weights.
+makes them.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import torch
 from loguru import logger
 from torch import Tensor, nn
 
 from common.config import RunContext, Source
 from common.data.info import DatasetInfo
 from common.losses import CrossEntropy, expected_hits
-from common.models import Normalize
+from common.training.image_task import ImageTask
 from common.training.layer_decay import layered_groups
-from common.training.task import StepOutput, Task, Weight
+from common.training.task import StepOutput, Weight
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Weight]]
 Metrics: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, float]]
 
 
-class ClassificationTask(Task):
+class ClassificationTask(ImageTask):
     """Trains a network that gives logits of the classes.
 
     A subclass may override ``build`` in place of giving one.
@@ -44,14 +43,9 @@ class ClassificationTask(Task):
 
     Attributes:
         model: The network.
-        mean: Of each channel, with values from 0 to 1.
-        std: The standard deviation of the same.
     """
 
     model: nn.Module
-    mean: Tensor
-    std: Tensor
-    _normalize: Normalize
 
     def __init__(
         self,
@@ -84,15 +78,7 @@ class ClassificationTask(Task):
             logger.info(f"top-{self._top_k} of {classes} classes is reported as top-{classes}")
             self._top_k = classes
         self.model = self.build(replace(info, num_classes=classes))
-        self.register_buffer("mean", torch.tensor(info.mean))
-        self.register_buffer("std", torch.tensor(info.std))
-        self._normalize = Normalize(info.mean, info.std)
-        self.register_load_state_dict_post_hook(_take_statistics)
-
-    def normalized(self, images: Tensor) -> Tensor:
-        """Images as the network sees them, float32; valid until the next batch is normalised."""
-        normalized: Tensor = self._normalize(images)
-        return normalized
+        super().configure(info, context)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of uint8 images ``(B, C, H, W)``."""
@@ -141,11 +127,6 @@ class ClassificationTask(Task):
         # Class weights divide the loss; an accuracy is of examples, which all count the same.
         counted = None if type(weight) is int else len(labels)
         return StepOutput(loss, weight, metrics, metrics_weight=counted)
-
-
-def _take_statistics(task: ClassificationTask, keys: Any) -> None:
-    """Loaded weights bring the statistics they were trained with."""
-    task._normalize = Normalize(task.mean.tolist(), task.std.tolist()).to(task.mean.device)
 
 
 def _top_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

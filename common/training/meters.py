@@ -8,7 +8,9 @@ from torch import Tensor
 
 from common.training.task import StepOutput, Weight
 
-_METRICS_WEIGHT = "\0weight"  # sorts first, and is no metric's name
+# These sort first, and are no metrics' names.
+_NO_LOSS = "\0"
+_METRICS_WEIGHT = "\0weight"
 
 
 class _Summand(NamedTuple):
@@ -40,6 +42,8 @@ class Meter:
     def add(self, output: StepOutput, samples: int) -> None:
         """Count one micro-batch of ``samples`` examples."""
         weight, metrics = output.weight, output.metrics
+        if not output.has_loss:
+            metrics = {**metrics, _NO_LOSS: output.loss}
         if metrics:
             metrics = {name: value.detach() for name, value in metrics.items()}
             if output.metrics_weight is not None:
@@ -115,10 +119,15 @@ def share_of(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) ->
 
 
 def averages(names: list[str], totals: Tensor, prefix: str) -> dict[str, float]:
-    """``{prefix/loss: ..., prefix/metric: ...}`` from what ``Meter.totals`` gave."""
+    """``{prefix/loss: ..., prefix/metric: ...}`` from what ``Meter.totals`` gave.
+
+    Without ``prefix/loss`` if no step had one.
+    """
     loss, weight, _, *metrics = totals.tolist()
     divisor = weight or float("nan")
     values = {f"{prefix}/loss": loss / divisor}
+    if names and names[0] == _NO_LOSS:
+        values, names, metrics = {}, names[1:], metrics[1:]
     if names and names[0] == _METRICS_WEIGHT:
         names, divisor, metrics = names[1:], metrics[0] or float("nan"), metrics[1:]
     return values | {

@@ -33,6 +33,7 @@ class StepOutput:
             at the end of an evaluation.
         metrics_weight: What the metrics are divided by where that is not ``weight``: examples, if
             the loss counts some of them more than others.
+        has_loss: False where an evaluation has none: ``loss`` is then 0 and is not reported.
         is_mean: The loss (not the metrics) is a mean over the units. A micro-batch that is a whole
             batch is then differentiated just as it is.
     """
@@ -43,6 +44,7 @@ class StepOutput:
     collected: dict[str, Tensor] = field(default_factory=dict)
     is_mean: bool = False
     metrics_weight: Weight | None = None
+    has_loss: bool = True
 
     @property
     def loss_sum(self) -> Tensor:

@@ -9,13 +9,14 @@ They have the shape of the real ones, so that every paper's first command works 
 from collections.abc import Callable
 from typing import Any
 
-from common.data.embedded import dates, digits, sequences
+from common.data.embedded import dates, digit_products, digits, sequences
 from common.utils.errors import DataError
 from common.utils.text import did_you_mean
 
 _MAKERS: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {
     "embedded/copy": lambda: sequences.make("copy"),
     "embedded/dates": dates.make,
+    "embedded/digit_products": digit_products.make,
     "embedded/digits": digits.make,
     "embedded/reverse": lambda: sequences.make("reverse"),
     "embedded/sort": lambda: sequences.make("sort"),
@@ -25,7 +26,7 @@ EMBEDDED = tuple(_MAKERS)
 
 
 def load_embedded(name: str) -> dict[str, dict[str, Any]]:
-    """The splits ``train``, ``validation`` and ``test``, each a mapping from columns to values.
+    """The splits ``train``, ``test`` and mostly ``validation``, each a mapping from columns to values.
 
     Args:
         name: One of ``EMBEDDED``.
