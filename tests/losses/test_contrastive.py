@@ -1,4 +1,4 @@
-"""NT-Xent of two views and by label against pytorch-metric-learning and cross-entropy in float64."""
+"""NT-Xent of two views and by label against pytorch-metric-learning and float64."""
 
 import inspect
 
