@@ -97,6 +97,13 @@ def test_by_label_is_its_definition(temperature: float) -> None:
     torch.testing.assert_close(given.grad, exact.grad.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_loss_that_is_one_of_a_sum_has_its_share_of_the_gradient() -> None:
+    alone, shared = _views()[0], _views()[0]
+    SupervisedNTXentLoss()(alone, LABELS).backward()
+    (3.0 * SupervisedNTXentLoss()(shared, LABELS) + shared.sum()).backward()
+    torch.testing.assert_close(shared.grad, 3.0 * alone.grad + 1.0)
+
+
 def test_two_of_every_label_are_two_views() -> None:
     views = _views()
     found = SupervisedNTXentLoss(0.2)(torch.cat(views), torch.arange(B).repeat(2))

@@ -25,6 +25,7 @@ def _batch(count: int = B, classes: int = 5, seed: int = 0) -> tuple[Tensor, Ten
         (24, 2, {}),
         (40, 30, {}),  # most labels are alone
         (24, 6, {"alpha": 5.0, "beta": 10.0, "base": 0.2, "epsilon": 0.0}),
+        (24, 6, {"alpha": 1.0, "beta": 2.0, "epsilon": 0.3}),  # what is barely kept counts too
         (24, 6, {"epsilon": 3.0}),  # every pair
     ],
 )
