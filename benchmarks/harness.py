@@ -31,7 +31,10 @@ from common.utils.provenance import code_version, hardware, versions
 Measure = Callable[[], Mapping[str, float]]
 Samples = dict[str, dict[str, list[float]]]
 
-_PEERS = ("lightning", "transformers", "accelerate", "pytorch-ignite", "safetensors")
+_PEERS = (
+    *("lightning", "transformers", "accelerate", "pytorch-ignite", "safetensors"),
+    "pytorch-metric-learning",
+)
 
 
 def interleave(variants: Mapping[str, Measure], repeats: int, warm_up: int = 1) -> Samples:

@@ -192,7 +192,7 @@ class _Cosines(torch.autograd.Function):
         for_centers = None
         if ctx.needs_input_grad[1]:
             along = torch.linalg.vecdot(scaled, cosines, dim=0).mul_(inverse)
-            for_centers = (scaled.T @ x).sub_(centers * along.unsqueeze(1))
+            for_centers = (scaled.T @ x).addcmul_(centers, along.unsqueeze(1), value=-1.0)
         return for_x, for_centers
 
 
