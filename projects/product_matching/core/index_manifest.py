@@ -146,8 +146,12 @@ class Manifest:
         return f"{column}-{self.generation}.{SUFFIXES[column]}"
 
     def files(self) -> dict[str, int]:
-        """The committed size of every file, by name."""
-        sizes = {self.column_name(name): column.size for name, column in self.columns.items()}
+        """The committed size of every file, by name; a column that holds nothing has none."""
+        sizes = {
+            self.column_name(name): column.size
+            for name, column in self.columns.items()
+            if column.size
+        }
         sizes |= {run_name(run.number): 16 * run.rows for run in self.runs}
         return sizes | {segment_name(part.number, part.kind): part.size for part in self.segments}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.utils.errors import DataError
+from common.utils.errors import DataError, FaultError
 from common.utils.text import printable
 
 _BREAKS = ("Cc", "Cs", "Zl", "Zp")  # what a line of UTF-8 cannot hold
@@ -58,6 +58,9 @@ class Names:
         Args:
             names: In UTF-8.
             alive: Which rows count; ``None`` if all do.
+
+        Raises:
+            FaultError: if the hashes lead to a row that does not exist.
         """
         found = np.full(len(names), -1, np.int64)
         hashes = hashes_of(names)
@@ -66,6 +69,11 @@ class Names:
             last = np.searchsorted(run.hashes, hashes, "right")
             for place in (first < last).nonzero()[0].tolist():
                 for row in run.rows[first[place] : last[place]].tolist():
+                    if not 0 <= row < len(self.ends):
+                        raise FaultError(
+                            f"the keys of the index name row {row}, it has {len(self.ends):,} rows; "
+                            "restore the folder from a copy, or build it anew"
+                        )
                     counts = alive is None or alive[row]
                     if counts and self.bytes_of(row) == names[place]:
                         found[place] = row

@@ -26,7 +26,7 @@ from projects.product_matching.core.exact_scan import (
 )
 from projects.product_matching.core.index_manifest import Manifest, read_manifest, run_name
 from projects.product_matching.core.index_names import Names, keys_from
-from projects.product_matching.core.index_store import mapped
+from projects.product_matching.core.index_store import check_sum, mapped
 
 _QUERIES = 1 << 10  # asked of segments together
 _TYPES = {"vectors": "<f4", "names": "u1", "ends": "<i8", "removed": "<i8"}
@@ -115,6 +115,8 @@ def _mapped(directory: Path, manifest: Manifest, opened: Sequence[OpenSegment]) 
     )
     alive = None
     if manifest.removed:
+        gone = manifest.columns["removed"]
+        check_sum(directory / manifest.column_name("removed"), gone.size, gone.crc)
         alive = np.ones(manifest.rows, np.bool_)
         alive[columns["removed"]] = False
     vectors = columns["vectors"].reshape(manifest.rows, manifest.dimension)
