@@ -1,11 +1,13 @@
-"""Structures that find neighbours without looking at every vector: FAISS's IVF and HNSW, from a file.
+"""Structures that find neighbours without a look at every vector: IVF and HNSW, from a file.
 
 A segment covers a range of rows and never changes. Its inverted lists lie in a file that FAISS maps
-(``OnDiskInvertedLists``), or its graph in one that FAISS maps as it was written, so that opening one costs
-no memory. Lists hold a copy of the vectors: what is looked at lies together on the disk. How much of it is
-looked at is tuned when it is built, until ``_RECALL`` of the ten nearest are found for rows of its own.
+(``OnDiskInvertedLists``), or its graph in one that FAISS maps as it was written, so that opening
+one costs no memory. Lists hold a copy of the vectors: what is looked at lies together on the disk.
+How much of it is looked at is tuned when it is built, until ``_RECALL`` of the ten nearest are
+found for rows of its own.
 
-    ivf file   per list: vectors (n, D) float32, then rows (n,) int64; centroids (L, D); sizes (L,) uint64
+    ivf file   per list: vectors (n, D) float32, then rows (n,) int64;
+               at the end the centroids (L, D) float32 and the lists' sizes (L,) uint64
 """
 
 from dataclasses import replace

@@ -1,9 +1,10 @@
 """Exact neighbours among vectors that lie in a file, block by block, whatever the file's size.
 
-The same order as ``common.metrics.nearest_neighbors`` gives: float32 products find the candidates, float64
-decides between those that nearly tie, and the smaller row between those that do. That function copies and
-normalises its whole gallery for every call; this one reads the mapped rows in place, once, and keeps nothing
-but the best (for one query among 100,000 x 128, 2 ms where it takes 390 ms).
+The same order as ``common.metrics.nearest_neighbors`` gives: float32 products find the candidates,
+float64 decides between those that nearly tie, and the smaller row between those that do. That
+function copies and normalises its whole gallery for every call; this one reads the mapped rows in
+place, once, and keeps nothing but the best (for one query among 100,000 x 128, 2 ms where it takes
+390 ms).
 """
 
 from collections.abc import Iterator
@@ -45,10 +46,8 @@ class Gallery:
         """How many of the rows from ``start`` to ``stop`` count."""
         return stop - start if self.alive is None else int(self.alive[start:stop].sum())
 
-    def blocks(
-        self, start: int, stop: int
-    ) -> Iterator[tuple[Int[Tensor, "R"], Tensor]]:  # noqa: F821
-        """Row numbers and rows ``(R, D)`` that count; copied only where some do not."""
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row numbers ``(R,)`` and rows ``(R, D)`` that count; copied only where some do not."""
         for first in range(start, stop, _ROWS):
             last = min(first + _ROWS, stop)
             block = torch.from_numpy(self.vectors[first:last])
@@ -65,7 +64,8 @@ class Ranked(NamedTuple):
 
     Attributes:
         rows: ``(Q, k)``; -1 where there is none.
-        scores: ``(Q, k)`` float64: cosines, or minus the squared distances; -inf where there is none.
+        scores: ``(Q, k)`` float64: cosines, or minus the squared distances; -inf where there is
+            none.
     """
 
     rows: Int[Tensor, "Q k"]

@@ -1,8 +1,8 @@
-"""What changes an index on the disk; every function ends with a new manifest, or leaves the old one.
+"""What changes an index on the disk; each function ends with a new manifest, or leaves the old.
 
-The caller holds the lock (``index_store.writing``) and hands in a snapshot taken under it. An addition
-appends; what is worth more work than that comes after it, as changes of their own: a segment for rows that
-have none, and new files without the rows that no longer count.
+The caller holds the lock (``index_store.writing``) and hands in a snapshot taken under it. An
+addition appends; what is worth more work than that comes after it, as changes of their own: a
+segment for rows that have none, and new files without the rows that no longer count.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,9 @@ from projects.product_matching.core.index_names import (
 from projects.product_matching.core.index_snapshot import Snapshot
 from projects.product_matching.core.index_store import append, clear_leftovers, new_file
 
-# Rows from which there are segments. One thread looks at 250,000 x 128 in 10 ms, less than an embedding
-# takes; graphs need minutes for what lists need seconds, and are built only where asked for.
+# Rows from which there are segments. One thread looks at 250,000 x 128 in 10 ms, less than an
+# embedding takes; graphs need minutes for what lists need seconds, and are built only where asked
+# for.
 FROM_ROWS = {"auto": 250_000, "ivf": 4096, "hnsw": 4096}
 TAIL_ROWS = 50_000  # behind the segments, looked at one by one (1 ms a query) until they get one
 LEAST_REMOVED = 1024  # rows that no longer count, below which it is not worth new files
@@ -145,8 +146,8 @@ def compact(snapshot: Snapshot) -> bool:
 def extend_segments(snapshot: Snapshot) -> bool:
     """Build a segment for the rows behind the others, if they are many; returns whether it did.
 
-    It takes in the segments before that are no longer than what it holds: each row is written log N times
-    on average, and there are at most log N segments.
+    It takes in the segments before that are no longer than what it holds: each row is written log N
+    times on average, and there are at most log N segments.
 
     Raises:
         FaultError: if a file cannot be written.

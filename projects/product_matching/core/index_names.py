@@ -1,13 +1,14 @@
 """Names and rows of a vector index, both ways, without holding the names in memory.
 
-The names lie one after the other in a mapped file, and where each ends in another. The way back goes
-through 64-bit hashes in a few sorted runs: an addition writes a run of its own, and runs that are no longer
-than what comes behind them are merged, so that there are at most log N of them and an addition costs
-O(n log N) on average. Names whose hashes are equal are told apart by their bytes.
+The names lie one after the other in a mapped file, and where each ends in another. The way back
+goes through 64-bit hashes in a few sorted runs: an addition writes a run of its own, and runs that
+are no longer than what comes behind them are merged, so that there are at most log N of them and an
+addition costs O(n log N) on average. Names whose hashes are equal are told apart by their bytes.
 """
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +72,8 @@ class Names:
                 for row in run.rows[first[place] : last[place]].tolist():
                     if not 0 <= row < len(self.ends):
                         raise FaultError(
-                            f"the keys of the index name row {row}, it has {len(self.ends):,} rows; "
-                            "restore the folder from a copy, or build it anew"
+                            f"the keys of the index name row {row} of {len(self.ends):,}; restore "
+                            "the folder from a copy, or build it anew"
                         )
                     counts = alive is None or alive[row]
                     if counts and self.bytes_of(row) == names[place]:
@@ -99,8 +100,7 @@ def encoded(names: Sequence[str]) -> list[bytes]:
                 "the file"
             )
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = Counter(names).most_common(1)[0][0]
         raise DataError(
             f"the id '{printable(twice)}' is given twice ({len(names):,} ids, {len(set(names)):,} "
             "different); give every id once"
@@ -127,7 +127,7 @@ def merged(runs: Sequence[Keys]) -> Keys:
 
 
 def runs_to_merge(rows: Sequence[int], added: int) -> int:
-    """How many of the newest runs to take into a new one: those no longer than what lies behind them."""
+    """How many of the newest runs a new one takes in: those no longer than what lies behind."""
     taken = 0
     while taken < len(rows) and rows[-1 - taken] <= added:
         added += rows[-1 - taken]

@@ -1,7 +1,7 @@
 """An index as one manifest describes it: its files mapped, its neighbours found.
 
-A snapshot stays what it is while others write: committed bytes do not change, and a file that is deleted
-lives on as long as it is mapped.
+A snapshot stays what it is while others write: committed bytes do not change, and a file that is
+deleted lives on as long as it is mapped.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """The folder of a vector index: appended bytes, whole new files, one writer, and no half states.
 
-A writer appends behind what the manifest names, or writes new files, makes them durable, and replaces the
-manifest. Killed before that, it leaves bytes that count for nothing; the next writer, or the next who opens
-the index, clears them away. Committed bytes never change, so that whoever has mapped them goes on reading
-what was true when the index was opened.
+A writer appends behind what the manifest names, or writes new files, makes them durable, and
+replaces the manifest. Killed before that, it leaves bytes that count for nothing; the next writer,
+or the next who opens the index, clears them away. Committed bytes never change, so that whoever has
+mapped them goes on reading what was true when the index was opened.
 """
 
 import os
@@ -65,13 +65,37 @@ def new_file(path: Path) -> Iterator[Counted]:
 
 
 @contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Be the only writer of an index; what another left half done, or this one will, is cleared away.
+def locked(directory: Path) -> Iterator[None]:
+    """Be the only one who writes in a folder; wait for whoever does it now.
 
     Raises:
         FaultError: if the folder cannot be written.
     """
-    with _locked(directory):
+    lock = FileLock(directory / _LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info(f"another process is writing {directory}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise FaultError(
+            f"cannot write in {directory}: {error.strerror}; the index can be searched, not changed"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Be the only writer of an index; what it, or one before, leaves half done is cleared away.
+
+    Raises:
+        FaultError: if the folder cannot be written.
+    """
+    with locked(directory):
         clear_leftovers(directory, read_manifest(directory))
         try:
             yield
@@ -84,7 +108,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def clear_if_idle(directory: Path) -> None:
-    """Clear away what a killed writer left, unless somebody writes now or the folder is read-only."""
+    """Clear away what a killed writer left, unless somebody writes now or nobody can."""
     lock = FileLock(directory / _LOCK)
     try:
         lock.acquire(timeout=0)
@@ -190,22 +214,3 @@ def check_sum(path: Path, size: int, crc: int) -> None:
             f"{path} is not what was written (CRC-32 {found:08x}, expected {crc:08x}); restore the "
             "folder from a copy, or build it anew"
         )
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    lock = FileLock(directory / _LOCK)
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info(f"another process is writing {directory}; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise FaultError(
-            f"cannot write in {directory}: {error.strerror}; the index can be searched, not changed"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -20,13 +20,13 @@ def prepared(vectors: Tensor, dimension: int, metric: str, what: str) -> Tensor:
         what: What a row is, for messages.
 
     Raises:
-        DataError: for another shape, a number that is not finite, a length of zero where the metric is
-            ``cosine``, or one whose square is no float32.
+        DataError: for another shape, a number that is not finite, a length of zero where the metric
+            is ``cosine``, or one whose square is no float32.
     """
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         raise DataError(
-            f"{what} rows have shape {tuple(vectors.shape)}; expected (N, {dimension}): embed them with "
-            "the model of this index"
+            f"{what} rows have shape {tuple(vectors.shape)}; expected (N, {dimension}): "
+            "embed them with the model of this index"
         )
     rows = vectors.detach().to("cpu", torch.float32).contiguous()
     kept = torch.empty_like(rows) if metric == "cosine" else rows

@@ -5,9 +5,10 @@
     index.add(["shoes/1.jpg", "shoes/2.jpg"], embeddings)
     for ids, scores in VectorIndex.open(folder, model=mark).search(queries, k=10): ...
 
-Vectors are mapped, not read: memory holds the best of a search and little else. Below 250,000 vectors all
-are looked at, and the answer is exact; above, segments find most of the nearest (``info().recall``), and the
-newest rows are looked at as before. Every answer is scored in float64, equal scores in order of insertion.
+Vectors are mapped, not read: memory holds the best of a search and little else. Below 250,000
+vectors all are looked at, and the answer is exact; above, segments find most of the nearest
+(``info().recall``), and the newest rows are looked at as before. Every answer is scored in float64,
+equal scores in order of insertion.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ from projects.product_matching.core.index_store import (
     check_sum,
     clear_if_idle,
     clear_leftovers,
+    locked,
     writing,
 )
 from projects.product_matching.core.index_vectors import prepared
@@ -79,7 +81,8 @@ class IndexInfo:
         kind: As it was made: ``auto``, ``flat``, ``ivf`` or ``hnsw``.
         model: Whose vectors they are.
         approximate: Rows in segments; all others are looked at one by one.
-        recall: Of the ten nearest, for rows of the index, measured as segments were built; 1 if exact.
+        recall: Of the ten nearest, for rows of the index, measured as segments were built; 1 if
+            exact.
         size: Bytes on the disk.
     """
 
@@ -98,7 +101,8 @@ class IndexInfo:
 class VectorIndex:
     """Vectors and their names in a folder; made by ``create`` or ``open``.
 
-    A handle sees the index as it was when it was opened, or last changed through it, until ``refresh``.
+    A handle sees the index as it was when it was opened, or last changed through it, until
+    ``refresh``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -122,11 +126,12 @@ class VectorIndex:
             dimension: D.
             model: Whose vectors will be in it.
             metric: ``cosine`` or ``euclidean``.
-            kind: ``flat`` looks at every vector; ``ivf`` and ``hnsw`` are approximate; ``auto`` is flat up to
-                250,000 vectors and ``ivf`` above, where FAISS is installed.
+            kind: ``flat`` looks at every vector; ``ivf`` and ``hnsw`` are approximate; ``auto`` is
+                flat up to 250,000 vectors and ``ivf`` above, where FAISS is installed.
 
         Raises:
-            ConfigError: for another metric or kind, a dimension below 1, or a kind that needs FAISS.
+            ConfigError: for another metric or kind, a dimension below 1, or a kind that needs
+                FAISS.
             DataError: if something lies in ``directory``.
             FaultError: if it cannot be written.
         """
@@ -139,13 +144,14 @@ class VectorIndex:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             fsync_dir(directory.parent)
-            there = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
         except OSError as error:
             raise FaultError(f"cannot write in {directory}: {error.strerror}") from None
-        if there:
-            what = "an index" if MANIFEST in there else f"'{printable(there[0])}'"
-            raise DataError(f"{directory} holds {what}; open it, or choose an empty folder")
-        Manifest(dimension, metric, kind, model).write(directory)
+        with locked(directory):
+            there = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
+            if there:
+                what = "an index" if MANIFEST in there else f"'{printable(there[0])}'"
+                raise DataError(f"{directory} holds {what}; open it, or choose an empty folder")
+            Manifest(dimension, metric, kind, model).write(directory)
         return cls(directory)
 
     @classmethod
@@ -167,13 +173,13 @@ class VectorIndex:
         manifest = read_manifest(directory)
         if dimension is not None and dimension != manifest.dimension:
             raise DataError(
-                f"{directory} holds vectors of dimension {manifest.dimension}, not {dimension}; use the "
-                f"model it was built with, {manifest.model}, or build an index of this one"
+                f"{directory} holds vectors of dimension {manifest.dimension}, not {dimension}; "
+                f"use the model it was built with, {manifest.model}, or build an index of this one"
             )
         if model is not None and model != manifest.model:
             raise DataError(
-                f"{directory} holds vectors of {manifest.model}, not of {model}; use the model it was "
-                "built with, or build an index of this one"
+                f"{directory} holds vectors of {manifest.model}, not of {model}; use the model it "
+                "was built with, or build an index of this one"
             )
         need_faiss(manifest.kind)
         clear_if_idle(directory)
@@ -195,12 +201,13 @@ class VectorIndex:
         Args:
             ids: A name for each, one line of text.
             vectors: Embeddings, on any device, of any float type.
-            existing: What happens if an id is there: ``refuse`` all, or ``replace`` its vector, which then
-                counts as the newest.
+            existing: What happens if an id is there: ``refuse`` all, or ``replace`` its vector,
+                which then counts as the newest.
 
         Raises:
             ConfigError: for another word.
-            DataError: for an id or a vector that cannot be kept, ids given twice, or ids that are there.
+            DataError: for an id or a vector that cannot be kept, ids given twice, or ids that are
+                there.
             FaultError: if the folder cannot be written, or is damaged.
         """
         if existing not in EXISTING:

@@ -16,7 +16,7 @@ from tests.projects.product_matching.indexes import names, points
 def change(
     directory: str, count: int = 20, fault: dict[str, Any] | None = None, **limits: int
 ) -> None:
-    """To ``count`` vectors add as many and replace four; with ``limits`` it compacts, and builds a segment."""
+    """Double ``count`` vectors, replace four; with ``limits`` compact, and build a segment."""
     _set(limits)
     index = VectorIndex.open(Path(directory))
     dimension = index.info().dimension

@@ -24,7 +24,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def _recall(index: VectorIndex, queries: torch.Tensor, true: torch.Tensor) -> float:
     found = index.search(queries, true.shape[1])
     pairs = zip(found, true.tolist(), strict=True)
-    right = [len({f"shoes/größe {row}.jpg" for row in rows} & set(one.ids)) for one, rows in pairs]
+    right = [len({names(r, r + 1)[0] for r in rows} & set(one.ids)) for one, rows in pairs]
     return float(np.mean(right)) / true.shape[1]
 
 

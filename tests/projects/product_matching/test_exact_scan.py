@@ -1,4 +1,4 @@
-"""The scan over blocks finds what ``nearest_neighbors`` finds in memory, whatever ties there are."""
+"""The scan over blocks finds what ``nearest_neighbors`` finds, whatever ties there are."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """An index outlives what kills its writer, fills its disk, or writes beside it.
 
-Every byte of every file: ``pytest -n 0 -m slow tests/projects/product_matching/test_index_faults.py``.
+Every byte: ``pytest -n 0 -m slow tests/projects/product_matching/test_index_faults.py``.
 """
 
 import itertools
