@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.config import option
+from common.data import OpenSetImagesConfig
 from common.data.info import DatasetInfo
 from common.losses import AngularMarginHead, ProxyAnchorLoss, TripletMarginLoss
 from common.models import ConvBackbone, Dropout
@@ -82,6 +83,19 @@ class LossConfig:
             )
         if self.kind == "triplet" and is_number:
             raise ConfigError("loss.kind is triplet, which has no scale; set loss.scale=auto")
+
+
+def check_pairs(loss: LossConfig, data: OpenSetImagesConfig) -> None:
+    """Refuse a loss that finds its pairs in the batch with batches that have none but by chance.
+
+    Raises:
+        ConfigError: for triplets, unless ``data.per_class`` is 2 or more.
+    """
+    if loss.kind == "triplet" and data.per_class < 2:
+        raise ConfigError(
+            "loss.kind is triplet, which finds its pairs in the batch, and data.per_class is "
+            f"{data.per_class}; set data.per_class=4 or another divisor of data.batch_size"
+        )
 
 
 class ArcFaceNetwork(nn.Module):

@@ -17,7 +17,7 @@ from common.data.info import DataSplits
 from common.training import ExperimentConfig, Trainer, finish, fit, open_run
 from common.utils.errors import ConfigError
 from papers.arcface.baselines import baselines
-from papers.arcface.model import ArcFaceTask, LossConfig, ModelConfig
+from papers.arcface.model import ArcFaceTask, LossConfig, ModelConfig, check_pairs
 from papers.arcface.subcenters import dominant_angles, suspicion, with_wrong_labels
 
 
@@ -37,11 +37,7 @@ class Config(ExperimentConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.loss.kind == "triplet" and self.data.per_class < 2:
-            raise ConfigError(
-                "loss.kind is triplet, which finds its pairs in the batch, and data.per_class is "
-                f"{self.data.per_class}; set data.per_class=4 or another divisor of data.batch_size"
-            )
+        check_pairs(self.loss, self.data)
         if self.label_noise and self.data.per_class:
             raise ConfigError("label_noise and data.per_class exclude each other; set one to 0")
 

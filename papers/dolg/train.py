@@ -14,7 +14,7 @@ from common.data.info import DataSplits
 from common.training import ExperimentConfig, Trainer, finish, fit, open_run
 from common.utils.errors import ConfigError
 from papers.arcface.baselines import baselines
-from papers.arcface.model import LossConfig
+from papers.arcface.model import LossConfig, check_pairs
 from papers.dolg.model import DolgTask, ModelConfig
 
 
@@ -31,11 +31,7 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         if not self.scales:
             raise ConfigError("scales is empty; expected factors of an image's size, e.g. [1.0]")
-        if self.loss.kind == "triplet" and self.data.per_class < 2:
-            raise ConfigError(
-                "loss.kind is triplet, which finds its pairs in the batch, and data.per_class is "
-                f"{self.data.per_class}; set data.per_class=4 or another divisor of data.batch_size"
-            )
+        check_pairs(self.loss, self.data)
 
 
 def train(config: Config, context: RunContext) -> float:

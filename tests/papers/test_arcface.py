@@ -30,13 +30,9 @@ from papers.arcface.model import (
 )
 from papers.arcface.plot import main as draw
 from papers.arcface.plot import pair_angles
-from papers.arcface.subcenters import (
-    dominant_angles,
-    suspicion,
-    with_wrong_labels,
-    write_suspects,
-)
-from papers.arcface.subcenters import main as list_suspects
+from papers.arcface.subcenters import dominant_angles, suspicion, with_wrong_labels
+from papers.arcface.suspects import main as list_suspects
+from papers.arcface.suspects import write_suspects
 
 TINY = ["model.channels=[4,8]", "model.embedding_dim=16", "trainer.loggers=[]"]
 FACES = DatasetInfo(num_classes=10_575, input_shape=(3, 112, 112), mean=(0.5,) * 3, std=(0.5,) * 3)
