@@ -15,6 +15,13 @@ from common.models.decoding import (
     length_penalty_factor,
 )
 from common.models.dropout import Dropout
+from common.models.end_layers import (
+    adapted_channels,
+    first_convolution,
+    head_of,
+    heads_of,
+    without_heads,
+)
 from common.models.gpt import GPT
 from common.models.incremental import DecoderState
 from common.models.kv_cache import KVCache
@@ -50,10 +57,14 @@ __all__ = [
     "SinusoidalPositions",
     "Transformer",
     "VisionTransformer",
+    "adapted_channels",
     "beam_search",
     "causal_mask",
     "filter_logits",
+    "first_convolution",
     "greedy_decode",
+    "head_of",
+    "heads_of",
     "length_limits",
     "length_penalty_factor",
     "load_timm_weights",
@@ -63,4 +74,5 @@ __all__ = [
     "timm_weights",
     "top_k_filter",
     "top_p_filter",
+    "without_heads",
 ]

@@ -11,6 +11,7 @@ import torch
 from loguru import logger
 from torch import nn
 
+from common.models import head_of
 from common.utils.errors import ConfigError
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.networks.architectures import (
@@ -22,7 +23,7 @@ from projects.image_classification.core.networks.architectures import (
 )
 from projects.image_classification.core.networks.freezing import freeze_parts, unfreezing
 from projects.image_classification.core.networks.input_size import check_input
-from projects.image_classification.core.networks.layers import head_of, set_dropout
+from projects.image_classification.core.networks.layers import set_dropout
 from projects.image_classification.core.networks.pretrained import (
     put_weights,
     read_weights_file,

@@ -6,12 +6,12 @@ from typing import Any
 from loguru import logger
 from torch import nn
 
+from common.models import head_of
 from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean, nearest
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.networks.layers import (
     adapt_first_convolution,
-    head_of,
     set_dropout,
 )
 from projects.image_classification.core.networks.small import MODEL_REGISTRY

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from common.data import download_model
 from common.data.transfer import first_line, is_offline, look_up
-from common.utils.checkpoint import check_weights, load_checkpoint
-from common.utils.errors import CheckpointError, ConfigError, DataError, DownloadError
-from projects.image_classification.core.networks.layers import (
+from common.models import (
     adapted_channels,
     first_convolution,
     heads_of,
     without_heads,
 )
+from common.utils.checkpoint import check_weights, load_checkpoint
+from common.utils.errors import CheckpointError, ConfigError, DataError, DownloadError
 
 _ADVICE = "set model.pretrained=false, or model.weights=FILE with weights you have"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")
