@@ -6,6 +6,7 @@ from common.models.attention import (
     causal_mask,
     scaled_dot_product,
 )
+from common.models.backbones import TimmBackbone, is_timm_name
 from common.models.decoding import (
     SearchState,
     SequenceModel,
@@ -55,6 +56,7 @@ __all__ = [
     "SearchState",
     "SequenceModel",
     "SinusoidalPositions",
+    "TimmBackbone",
     "Transformer",
     "VisionTransformer",
     "adapted_channels",
@@ -65,6 +67,7 @@ __all__ = [
     "greedy_decode",
     "head_of",
     "heads_of",
+    "is_timm_name",
     "length_limits",
     "length_penalty_factor",
     "load_timm_weights",
