@@ -16,6 +16,7 @@ from common.models.decoding import (
     length_penalty_factor,
 )
 from common.models.dropout import Dropout
+from common.models.embedding import ConvBackbone, EmbeddingNetwork
 from common.models.end_layers import (
     adapted_channels,
     first_convolution,
@@ -44,8 +45,10 @@ from common.models.vit_timm import load_timm_weights, timm_weights
 __all__ = [
     "GPT",
     "CachedModel",
+    "ConvBackbone",
     "DecoderState",
     "Dropout",
+    "EmbeddingNetwork",
     "GeM",
     "KVCache",
     "KeyValue",
