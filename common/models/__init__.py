@@ -15,6 +15,7 @@ from common.models.decoding import (
     length_limits,
     length_penalty_factor,
 )
+from common.models.dolg import DOLG, OrthogonalFusion, embed_multi_scale
 from common.models.dropout import Dropout
 from common.models.embedding import ConvBackbone, EmbeddingNetwork
 from common.models.end_layers import (
@@ -43,6 +44,7 @@ from common.models.vit import VisionTransformer
 from common.models.vit_timm import load_timm_weights, timm_weights
 
 __all__ = [
+    "DOLG",
     "GPT",
     "CachedModel",
     "ConvBackbone",
@@ -55,6 +57,7 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "Normalize",
+    "OrthogonalFusion",
     "ResNet",
     "SearchState",
     "SequenceModel",
@@ -65,6 +68,7 @@ __all__ = [
     "adapted_channels",
     "beam_search",
     "causal_mask",
+    "embed_multi_scale",
     "filter_logits",
     "first_convolution",
     "greedy_decode",
