@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.utils.errors import DataError
@@ -114,7 +113,7 @@ def sweep_thresholds(
     mean = f.diff(dim=1).flatten().index_select(0, place)  # several times as fast as [place]
     del f, found, place  # each is as large as the candidates
     mean = mean.cumsum(0).div_(len(scores)).add_(start)
-    last_of_equals = F.pad(ordered[:-1] != ordered[1:], (0, 1), value=True).nonzero().flatten()
+    last_of_equals = _places(F.pad(ordered[:-1] != ordered[1:], (0, 1), value=True))
     thresholds = ordered.index_select(0, last_of_equals).double()
     return ThresholdCurve(thresholds, mean.index_select(0, last_of_equals), bound, beta, start)
 
@@ -219,7 +218,7 @@ def best_pair_threshold(
     bounds = f_scores(found, taken - counts + true_counts, total, beta)
     is_open = ((bounds >= at_ends.max()) & (true_counts > 0)).nonzero()
     first, last = int(is_open[0]), int(is_open[-1])
-    kept = ((bins >= first) & (bins <= last)).nonzero().flatten()
+    kept = _places((bins >= first) & (bins <= last))
     ordered, place = _falling(scores[kept])
     more, more_true = int((taken - counts)[first]), int((found - true_counts)[first])
     steps = torch.arange(1, len(ordered) + 1) + more
@@ -242,24 +241,24 @@ def _bins(scores: Tensor) -> Tensor:
     return (high - scores).mul_(scale).to(torch.int32)
 
 
+def _places(mask: Tensor) -> Tensor:
+    """Where a row of truths is true; NumPy is several times as fast as ``nonzero``."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
 def _falling(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The scores from high to low, equal ones by index, and their indices.
 
-    A float32 and its index make one integer, and integers are sorted several times as fast.
+    NumPy sorts 16 bits by counting them. Two such sorts, of the lower half of a float32's bits and
+    then of the upper one, take less than half the time of one by comparison.
     """
-    scores = scores if scores.dtype is torch.float64 else scores.float()
-    if scores.dtype is torch.float64 or len(scores) >= 1 << 32:
+    if scores.dtype is torch.float64:
         return scores.sort(descending=True, stable=True)
-    bits = (0.0 - scores).numpy().view(np.int32)  # 0 - 0 and 0 - -0 have the same
-    keys = _flipped(bits).astype(np.int64)
-    keys <<= 32
-    keys |= np.arange(len(keys))
-    keys.sort()
-    ordered = _flipped((keys >> 32).astype(np.int32)).view(np.float32)
-    keys &= 0xFFFFFFFF
-    return 0.0 - torch.from_numpy(ordered), torch.from_numpy(keys)
-
-
-def _flipped(bits: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Integers in the order of the floats with these bits; its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    scores = scores.float()
+    bits = (0.0 - scores).numpy().view(np.uint32)  # 0 - 0 and 0 - -0 have the same
+    # Unsigned integers in the order of the floats: all bits of negative ones turned, else the sign.
+    bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    by_low = np.argsort(bits.astype(np.uint16), kind="stable")
+    by_high = np.argsort((bits >> 16).astype(np.uint16).take(by_low), kind="stable")
+    place = torch.from_numpy(by_low.take(by_high))
+    return scores.index_select(0, place), place
