@@ -1,9 +1,9 @@
-"""Retrieval metrics and the best threshold, beside FAISS alone and the libraries of metric learning.
+"""Retrieval metrics and the best threshold, beside FAISS alone and metric learning's libraries.
 
-Embeddings of 128 numbers, five items a label on average, the 50 nearest of each among the others. Ours
-finds them exactly, with ties by index, and computes every metric and the mean F1 at every threshold; the
-peers compute precision at 1, R-precision and MAP@R of theirs, FAISS alone nothing. Every sample is a
-process of its own, on one thread.
+Embeddings of 128 numbers, five items a label on average, the 50 nearest of each among the others.
+Ours finds them exactly, with ties by index, and computes every metric and the mean F1 at every
+threshold; the peers compute precision at 1, R-precision and MAP@R of theirs, FAISS alone nothing.
+Every sample is a process of its own, on one thread.
 
     python -m benchmarks.retrieval                # 20,000 items
     python -m benchmarks.retrieval --large        # 60,000
@@ -41,9 +41,9 @@ from common.metrics import (
 
 _WIDTH, _NEIGHBORS, _PER_LABEL = 128, 50, 5
 _SMALL, _LARGE, _QUICK = 20_000, 60_000, 2_000
-_BASELINE, _OURS = "FAISS flat search alone", "ours: all metrics, F1 curve"
-_PAIRS = "best F1 over pairs, "
-_SKLEARN = f"{_PAIRS}scikit-learn"
+_BASELINE, OURS = "FAISS flat search alone", "ours: all metrics, F1 curve"
+PAIRS = "best F1 over pairs, "
+SKLEARN = f"{PAIRS}scikit-learn"
 _COLUMNS = [
     Column("seconds", "CPU, s", 3, "seconds"),
     Column("memory", "extra memory, MB", 0),
@@ -61,22 +61,22 @@ def retrieval(repeats: int, quick: bool = False, large: bool = False) -> Result:
         quick: FAISS alone and ours, with 2,000 items.
         large: 60,000 items.
     """
-    rows = [_BASELINE, _OURS] if quick else [row for row in VARIANTS if row in _runnable()]
+    rows = [_BASELINE, OURS] if quick else [row for row in VARIANTS if row in _runnable()]
     count = _QUICK if quick else _LARGE if large else _SMALL
     names = {row: f"{count} {row}" for row in rows}
     processes = fresh_processes("retrieval", names.values(), quick)
     measures: dict[str, Measure] = {row: processes[name] for row, name in names.items()}
     samples = interleave(measures, repeats, warm_up=0)  # a sample warms its own process up
-    baselines = {row: _SKLEARN if row.startswith(_PAIRS) else _BASELINE for row in rows}
+    baselines = {row: SKLEARN if row.startswith(PAIRS) else _BASELINE for row in rows}
     named = {"faiss": "faiss-cpu", "pytorch_metric_learning": "pytorch-metric-learning"}
     named |= {"oml": "open-metric-learning", "sklearn": "scikit-learn"}
     versions = ", ".join(f"{n} {version(n)}" for module, n in named.items() if find_spec(module))
     notes = [
         f"{count:,} x {_WIDTH}, {_NEIGHBORS} neighbours; in brackets, times FAISS alone, or times "
-        "scikit-learn. *Extra memory* is the peak of the process above what it held before, with its "
-        "libraries loaded and the embeddings made. *Best F1 over pairs* is of "
-        f"{count * _NEIGHBORS:,} pairs, the neighbours found: `precision_recall_curve` and the largest "
-        "harmonic mean, or our search that sorts only what can hold it; both give the same threshold. "
+        "scikit-learn. *Extra memory* is the peak of the process above what it held before, with "
+        "its libraries loaded and the embeddings made. *Best F1 over pairs* is of "
+        f"{count * _NEIGHBORS:,} pairs, the neighbours found: `precision_recall_curve` and the "
+        "largest harmonic mean, or our search that sorts only what can hold it. "
         f"{versions}."
     ]
     return Result("retrieval", _COLUMNS, samples, baselines, notes)
@@ -156,9 +156,16 @@ def _open_metric_learning(rows: Tensor, labels: Tensor) -> Work:
         every = torch.arange(len(rows))
         _, ids, true = batched_knn(rows, every, every, top_n=_NEIGHBORS, labels_gt=labels)
         metrics = calc_retrieval_metrics(
-            ids, true, cmc_top_k=(1,), precision_top_k=(1,), map_top_k=(_NEIGHBORS,), verbose=False
+            ids,
+            true,
+            cmc_top_k=(1,),
+            precision_top_k=(1,),
+            map_top_k=(_NEIGHBORS,),
+            reduce=False,
+            verbose=False,
         )
-        return {"precision_at_1": float(metrics["precision"][1])}
+        # NaN for queries with nothing to find.
+        return {"precision_at_1": float(metrics["precision"][1].nanmean())}
 
     return work
 
@@ -197,13 +204,13 @@ def _our_threshold(rows: Tensor, labels: Tensor) -> Work:
 # Row -> what prepares it, and the module it needs.
 VARIANTS: dict[str, tuple[Callable[[Tensor, Tensor], Work], str]] = {
     _BASELINE: (_faiss_alone, "faiss"),
-    _OURS: (_ours("auto"), "torch"),
+    OURS: (_ours("auto"), "torch"),
     "ours, by PyTorch alone": (_ours("torch"), "torch"),
     "blocks of PyTorch, search alone": (_plain_torch, "torch"),
     "pytorch-metric-learning": (_metric_learning, "pytorch_metric_learning"),
     "OpenMetricLearning": (_open_metric_learning, "oml"),
-    _SKLEARN: (_sklearn_threshold, "sklearn"),
-    f"{_PAIRS}ours": (_our_threshold, "torch"),
+    SKLEARN: (_sklearn_threshold, "sklearn"),
+    f"{PAIRS}ours": (_our_threshold, "torch"),
 }
 
 
@@ -217,7 +224,7 @@ def sample(variant: str, quick: bool) -> dict[str, float]:
     before = _reset_peak()
     seconds = timed(work).cpu
     memory = (_kilobytes("VmHWM") - before) * 1024 / 1e6
-    if row.startswith(_PAIRS):
+    if row.startswith(PAIRS):
         seconds = min(seconds, *(timed(work).cpu for _ in range(4)))
     return {"seconds": seconds, "memory": memory}
 

@@ -1,13 +1,14 @@
 """The mean F-score of matching at EVERY threshold, by one sort; and the best F over pooled pairs.
 
-A query's matches are its candidates with a score of at least t. With r of them, tp of these true, and n
-true ones there are, its score is
+A query's matches are its candidates with a score of at least t. With r of them, tp of these true,
+and n true ones there are, its score is
 
     F = (1 + b^2) tp / (b^2 n + r),        0 where nothing is found
 
-b = 0 makes it precision, b = inf recall. Lowering t past one candidate changes one query's F by a known
-amount, so the mean over queries at every threshold is the running sum of these changes in the order of
-the scores. Equal scores are passed together: only after the last of them is there a threshold.
+b = 0 makes it precision, b = inf recall. Lowering t past one candidate changes one query's F by a
+known amount, so the mean over queries at every threshold is the running sum of these changes in the
+order of the scores. Equal scores are passed together: only after the last of them is there a
+threshold.
 """
 
 import math
@@ -78,8 +79,8 @@ def sweep_thresholds(
         matches: How many true ones each query has, found or not.
         beta: How much more recall counts than precision.
         is_complete: Whether the candidates are all there are.
-        with_self: Whether each query, which is not among its candidates, counts as a match of itself:
-            1 more in tp, n and r.
+        with_self: Whether each query, which is not among its candidates, counts as a match of
+            itself: 1 more in tp, n and r.
         min_matches: Every query matches at least this many, itself being one: its first
             ``min_matches - 1`` candidates pass every threshold.
 
@@ -98,8 +99,8 @@ def sweep_thresholds(
     if (found[:, -1] > matches).any():
         row = int((found[:, -1] > matches).nonzero()[0])
         raise DataError(
-            f"query {row} has {int(found[row, -1])} hits of {int(matches[row])} matches; expected at "
-            "most as many"
+            f"query {row} has {int(found[row, -1])} hits of {int(matches[row])} matches; expected "
+            "at most as many"
         )
     forced = check_min_matches(min_matches, scores.shape[1])
     bound = float("-inf") if is_complete else float(scores[:, -1].max())
@@ -184,8 +185,8 @@ def best_pair_threshold(
 ) -> BestThreshold:
     """The threshold with the highest F over all pairs pooled, as in verification: is it the same?
 
-    Exact over every threshold, without sorting every pair: counts in bins of scores bound F from both
-    sides within each bin, and only bins that can hold the best are sorted.
+    Exact over every threshold, without sorting every pair: counts in bins of scores bound F from
+    both sides within each bin, and only bins that can hold the best are sorted.
 
     Args:
         scores: Of pairs, in any order; those of at least the threshold pass.
@@ -209,8 +210,8 @@ def best_pair_threshold(
     total = torch.tensor(true if matches is None else matches)
     if not 0 < true <= int(total):
         raise DataError(
-            f"{true} of {len(hits)} pairs are true, of {int(total)} there are; expected at least one, "
-            "and at most as many"
+            f"{true} of {len(hits)} pairs are true, of {int(total)} there are; expected at least "
+            "one, and at most as many"
         )
     taken, found = counts.cumsum(0), true_counts.cumsum(0)
     at_ends = f_scores(found, taken, total, beta)
