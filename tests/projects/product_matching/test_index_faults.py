@@ -218,3 +218,17 @@ def test_a_search_keeps_the_vectors_out_of_memory(
     index.add(names(0, 48_000), points(48_000, 256, clusters=1_000))
     text = trials.run(f"{PROGRAMS}:memory", directory=str(tmp_path), queries=8)
     assert float(text.split()[1]) < 16, text
+
+
+@pytest.mark.slow
+def test_two_million_vectors_are_searched_in_a_few_megabytes(
+    trials: TrialServer, tmp_path: Path
+) -> None:
+    """A gigabyte, in lists and behind them; a matrix of all would be 1,000 times what is held."""
+    index = VectorIndex.create(tmp_path, dimension=128, model=MARK, kind="ivf")
+    for start in range(0, 2_000_000, 500_000):
+        added = points(500_000, 128, seed=start, clusters=20_000)
+        index.add(names(start, start + 500_000), added)
+    assert index.info().approximate == 2_000_000
+    text = trials.run(f"{PROGRAMS}:memory", directory=str(tmp_path), queries=8)
+    assert float(text.split()[1]) < 64, text
