@@ -201,8 +201,8 @@ def _write_graph(file: Any, vectors: NDArray[np.float32], metric: str) -> None:
 def _tuned(directory: Path, gallery: Gallery, segment: Segment) -> Segment:
     """Double the effort until the recall is reached, or everything is looked at.
 
-    What must be found are the nearest of the whole index that lie in the segment: its own ten nearest
-    may be far away if it is small, and nobody asks for them.
+    What must be found are the nearest of the whole index that lie in the segment: its own ten
+    nearest may be far away if it is small, and nobody asks for them.
     """
     everything = replace(gallery, alive=None)
     drawn = np.random.default_rng(segment.number).permutation(segment.stop)[:_ASKED]
