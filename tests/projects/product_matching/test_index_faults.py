@@ -218,3 +218,15 @@ def test_a_search_keeps_the_vectors_out_of_memory(
     index.add(names(0, 48_000), points(48_000, 256, clusters=1_000))
     text = trials.run(f"{PROGRAMS}:memory", directory=str(tmp_path), queries=8)
     assert float(text.split()[1]) < 16, text
+
+
+@pytest.mark.slow
+def test_two_million_vectors_are_searched_in_a_few_megabytes(
+    trials: TrialServer, tmp_path: Path
+) -> None:
+    """A gigabyte, in lists and behind them; a matrix of all would be 1,000 times what is held."""
+    index = VectorIndex.create(tmp_path, dimension=128, model=MARK, kind="ivf")
+    index.add(names(0, 2_000_000), points(2_000_000, 128, clusters=20_000))
+    assert index.info().approximate == 2_000_000
+    text = trials.run(f"{PROGRAMS}:memory", directory=str(tmp_path), queries=8)
+    assert float(text.split()[1]) < 64, text
