@@ -251,40 +251,26 @@ def installed(peers: Mapping[str, str]) -> list[str]:
 
 
 def command_line(
-    suite: Callable[..., Result],
+    suite: Callable[[int, bool], Result],
     repeats: int,
     sample: Callable[[str, bool], Mapping[str, float]] | None = None,
-<<<<<<< HEAD
     large: Callable[[int, bool], Result] | None = None,
-=======
-    has_large: bool = False,
->>>>>>> matching
 ) -> None:
     """The command of a suite: measure on one thread, print the table, write the JSON.
 
     Args:
-        suite: Called with the number of rounds, whether to be quick (ours and raw only), and
-            whether to be large if it can be.
+        suite: Called with the number of rounds and whether to be quick (ours and raw only).
         repeats: Rounds by default.
         sample: Measures one variant once, for ``fresh_processes``.
-<<<<<<< HEAD
         large: What ``--large`` measures instead, of which there may be none.
-=======
-        has_large: Whether the suite has a larger size.
->>>>>>> matching
     """
     parser = argparse.ArgumentParser(description=(sys.modules[suite.__module__].__doc__ or ""))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="ours and raw only, small: a try")
-<<<<<<< HEAD
     if large is not None:
         parser.add_argument("--large", action="store_true", help="more of everything: minutes")
-=======
-    if has_large:
-        parser.add_argument("--large", action="store_true", help="the larger size")
->>>>>>> matching
     parser.add_argument("--sample", help=argparse.SUPPRESS)
     options = parser.parse_args()
     setup_logger()  # its lines go to whatever standard error is at the time
@@ -292,14 +278,9 @@ def command_line(
     if sample is not None and options.sample is not None:
         print(json.dumps(dict(sample(options.sample, options.quick))))
         return
-<<<<<<< HEAD
     if large is not None and options.large:
         suite = large
     result = with_provenance(suite(options.repeats, options.quick), sys.argv[1:])
-=======
-    size = [options.large] if has_large else []
-    result = with_provenance(suite(options.repeats, options.quick, *size), sys.argv[1:])
->>>>>>> matching
     if options.json is not None:
         result.write(options.json)
     print(result.markdown())

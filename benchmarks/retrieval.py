@@ -12,6 +12,7 @@ Every sample is a process of its own, on one thread.
 import ctypes
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -254,4 +255,4 @@ def _kilobytes(field: str) -> int:
 
 
 if __name__ == "__main__":
-    command_line(retrieval, repeats=5, sample=sample, has_large=True)
+    command_line(retrieval, repeats=5, sample=sample, large=partial(retrieval, large=True))

@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from benchmarks import image_pipeline, metric_losses, step_overhead, whole_fit
-=======
-from benchmarks import image_pipeline, retrieval, step_overhead, whole_fit
->>>>>>> matching
+from benchmarks import image_pipeline, metric_losses, retrieval, step_overhead, whole_fit
 from benchmarks.checkpoints import checkpoints
 from benchmarks.harness import Result, run_python
 from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
@@ -94,14 +90,10 @@ def test_whole_fit_measures_epochs_per_second() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "suite",
-<<<<<<< HEAD
     [
         *("step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline"),
-        "metric_losses",
+        *("metric_losses", "retrieval"),
     ],
-=======
-    ["step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline", "retrieval"],
->>>>>>> matching
 )
 def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
