@@ -93,7 +93,7 @@ def sweep_thresholds(
             f"scores have shape {tuple(scores.shape)}, hits {tuple(hits.shape)}, matches "
             f"{tuple(matches.shape)}; expected (Q, M), (Q, M) and (Q,), none of them empty"
         )
-    if not scores.isfinite().all() or (scores[:, 1:] > scores[:, :-1]).any():
+    if not torch.stack(scores.aminmax()).isfinite().all() or (scores[:, 1:] > scores[:, :-1]).any():
         raise DataError("scores must be finite and fall along each row, best first")
     found = F.pad(hits.cumsum(1, dtype=torch.int32), (1, 0))
     if (found[:, -1] > matches).any():
