@@ -67,7 +67,9 @@ def _answers(directory: Path) -> list[tuple[tuple[str, ...], list[float]]]:
     return [(found.ids, found.scores.tolist()) for found in everything]
 
 
-@pytest.mark.parametrize("point", ["fsync", "rename", "fsync directory"])
+@pytest.mark.parametrize(
+    "point", ["fsync", "rename", pytest.param("fsync directory", marks=pytest.mark.slow)]
+)
 def test_a_kill_before_any_call_that_makes_a_change_durable_leaves_before_or_after(
     trials: TrialServer, tmp_path: Path, point: str
 ) -> None:
@@ -120,10 +122,11 @@ def test_a_kill_at_a_byte_leaves_the_index_as_it_was(trials: TrialServer, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(16))
 def test_a_kill_at_every_byte_leaves_the_index_as_it_was(
-    trials: TrialServer, tmp_path: Path
+    trials: TrialServer, tmp_path: Path, part: int
 ) -> None:
-    _killed_at_byte(trials, tmp_path, list(range(32, 600)))
+    _killed_at_byte(trials, tmp_path, list(range(32 + part, 600, 16)))
 
 
 @pytest.mark.parametrize("size", [50, 300, 500])
