@@ -236,6 +236,14 @@ def test_sub_centers_find_labels_that_were_made_wrong(tmp_path: Path) -> None:
     assert (tmp_path / "suspects.png").stat().st_size > 5_000
 
 
+def test_precision_is_of_the_suspects_and_recall_of_the_wrong() -> None:
+    angles = torch.tensor([80.0, 90.0, 10.0, 76.0, 74.0, 75.0, 20.0, 30.0])
+    wrong = torch.tensor([True, False, True, True, False, True, False, True])
+    expected = {"suspects/share": 3 / 8, "suspects/precision": 2 / 3, "suspects/recall": 2 / 5}
+    assert suspicion(angles, wrong) == pytest.approx(expected)
+    assert suspicion(angles.clamp(max=75.0), wrong)["suspects/precision"] == 0.0
+
+
 def test_baselines_are_the_nearest_pixels_and_the_network_of_the_seed(products: DataSplits) -> None:
     config = paper.Config(model=ModelConfig(channels=[4], embedding_dim=8))
     config.seed, config.trainer.device = 5, "cpu"
