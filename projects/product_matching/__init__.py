@@ -1,0 +1,1 @@
+"""Product matching: images of products in, embeddings and their matches out."""
