@@ -7,6 +7,7 @@
     python -m benchmarks.checkpoints         # stall, MB/s and loading of 1.2 GB
     python -m benchmarks.decoding            # greedy and beam decoding, tokens per second
     python -m benchmarks.image_pipeline      # JPEG files to normalised batches, images per second
+    python -m benchmarks.metric_losses       # losses of metric learning, forward and backward
     python -m benchmarks.report              # write benchmarks/results/*.json into the docs
 
 Every suite takes ``--repeats N``, ``--json FILE`` and ``--quick``, computes on one thread of the

@@ -31,7 +31,10 @@ from common.utils.provenance import code_version, hardware, versions
 Measure = Callable[[], Mapping[str, float]]
 Samples = dict[str, dict[str, list[float]]]
 
-_PEERS = ("lightning", "transformers", "accelerate", "pytorch-ignite", "safetensors")
+_PEERS = (
+    *("lightning", "transformers", "accelerate", "pytorch-ignite", "safetensors"),
+    "pytorch-metric-learning",
+)
 
 
 def interleave(variants: Mapping[str, Measure], repeats: int, warm_up: int = 1) -> Samples:
@@ -251,6 +254,7 @@ def command_line(
     suite: Callable[[int, bool], Result],
     repeats: int,
     sample: Callable[[str, bool], Mapping[str, float]] | None = None,
+    large: Callable[[int, bool], Result] | None = None,
 ) -> None:
     """The command of a suite: measure on one thread, print the table, write the JSON.
 
@@ -258,12 +262,15 @@ def command_line(
         suite: Called with the number of rounds and whether to be quick (ours and raw only).
         repeats: Rounds by default.
         sample: Measures one variant once, for ``fresh_processes``.
+        large: What ``--large`` measures instead, of which there may be none.
     """
     parser = argparse.ArgumentParser(description=(sys.modules[suite.__module__].__doc__ or ""))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="ours and raw only, small: a try")
+    if large is not None:
+        parser.add_argument("--large", action="store_true", help="more of everything: minutes")
     parser.add_argument("--sample", help=argparse.SUPPRESS)
     options = parser.parse_args()
     setup_logger()  # its lines go to whatever standard error is at the time
@@ -271,6 +278,8 @@ def command_line(
     if sample is not None and options.sample is not None:
         print(json.dumps(dict(sample(options.sample, options.quick))))
         return
+    if large is not None and options.large:
+        suite = large
     result = with_provenance(suite(options.repeats, options.quick), sys.argv[1:])
     if options.json is not None:
         result.write(options.json)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from common.data.card import Card, list_store, verify_store
     from common.data.class_batches import ClassBatches
     from common.data.embedded import load_embedded
+    from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
     from common.data.foreign import as_epoch_loader, iterate, keeps_state
     from common.data.hf_utils import download_dataset, download_model, fetch_dataset, link_dataset
     from common.data.image_augmentation import build_augmentation
@@ -53,6 +54,11 @@ _HOMES = {
     "verify_store": "card",
     "ClassBatches": "class_batches",
     "load_embedded": "embedded",
+    "Folds": "folds",
+    "frozen_folds": "folds",
+    "make_folds": "folds",
+    "read_folds": "folds",
+    "write_folds": "folds",
     "as_epoch_loader": "foreign",
     "iterate": "foreign",
     "keeps_state": "foreign",
@@ -113,6 +119,7 @@ __all__ = [
     "DatasetInfo",
     "DecodedImages",
     "EpochLoader",
+    "Folds",
     "ImageCache",
     "ImageDataset",
     "LabelledImagesConfig",
@@ -139,6 +146,7 @@ __all__ = [
     "fetch_dataset",
     "find_duplicates",
     "find_places",
+    "frozen_folds",
     "get_assets_dir",
     "get_datasets_dir",
     "get_models_dir",
@@ -152,14 +160,17 @@ __all__ = [
     "load_open_set_images",
     "load_pairs",
     "load_splits",
+    "make_folds",
     "pad_batch",
     "padding_share",
     "random_resized_crop",
+    "read_folds",
     "read_pairs",
     "scan_images",
     "train_bpe",
     "train_chars",
     "verify_store",
+    "write_folds",
 ]
 
 

@@ -116,7 +116,8 @@ class AngularMarginHead(nn.Module):
             cosines = self.cosines(embeddings)
             target = labels.unsqueeze(1)
             z = self._with_margin(cosines, target, labels)
-            logits = self.scale * z
+            # What is not trained is not kept, and a margin left a matrix of its own to write to.
+            logits = self.scale * z if self.scale.requires_grad else z.mul_(self.scale)
             loss = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
         counted = len(labels) if self.class_weights is None else self.class_weights[labels].sum()
         return MarginOutput(loss, counted, cosines.detach())
@@ -192,7 +193,7 @@ class _Cosines(torch.autograd.Function):
         for_centers = None
         if ctx.needs_input_grad[1]:
             along = torch.linalg.vecdot(scaled, cosines, dim=0).mul_(inverse)
-            for_centers = (scaled.T @ x).sub_(centers * along.unsqueeze(1))
+            for_centers = (scaled.T @ x).addcmul_(centers, along.unsqueeze(1), value=-1.0)
         return for_x, for_centers
 
 

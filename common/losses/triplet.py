@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from common.losses.known_gradient import through_products, with_known_gradient
 from common.utils.text import did_you_mean
 
 MININGS = ("batch_hard", "semi_hard", "distance_weighted")
@@ -68,36 +69,58 @@ class TripletMarginLoss(nn.Module):
     def forward(self, embeddings: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> TripletOutput:
         """The loss of a batch, in float32 also under autocast."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            distances = pairwise_distances(F.normalize(embeddings.float()))
+            x = F.normalize(embeddings.float())
             with torch.no_grad():
-                anchors, positives, negatives = self._mine(distances, labels, embeddings.shape[1])
-            to_positive = distances[anchors, positives]
-            to_negative = distances[anchors, negatives]
-            gap = (
-                to_positive.square() - to_negative.square()
-                if self.squared
-                else to_positive - to_negative
-            )
-            terms = (gap + self.margin).relu()
-            loss = terms.mean() if len(terms) else distances.sum() * 0.0
-        is_active = (terms.detach() > 0).float()
-        return TripletOutput(
-            loss,
+                output, gradient = self._with_gradient(x, labels, x.requires_grad)
+        if gradient is None:
+            return output
+        return output._replace(loss=with_known_gradient(x, output.loss, gradient))
+
+    def _with_gradient(
+        self, x: Tensor, labels: Tensor, backward: bool
+    ) -> tuple[TripletOutput, Tensor | None]:
+        """The output for rows of length one, and the gradient of its loss.
+
+        With s the cosine, a distance is ``sqrt(2 - 2 s)`` and its derivative ``-1 / distance``;
+        where the distance is 0 there is none, and it counts as 0. That of the square is -2.
+        """
+        distances = pairwise_distances(x)
+        triplets = self._mine(distances, labels, x.shape[1])
+        anchors, positives, negatives = triplets
+        to_positive, to_negative = distances[anchors, positives], distances[anchors, negatives]
+        if self.squared:
+            gap = to_positive.square() - to_negative.square()
+        else:
+            gap = to_positive - to_negative
+        terms = gap.add_(self.margin).relu_()
+        is_active = (terms > 0).float()
+        count = max(len(terms), 1)
+        output = TripletOutput(
+            # What is NaN is compared with nothing and so never mined; it must reach the loss.
+            terms.sum() / count + x.sum() * 0.0,
             len(terms),
-            is_active.mean() if len(terms) else is_active.sum(),
-            to_positive.detach().mean(),
-            to_negative.detach().mean(),
+            is_active.sum() / count,
+            to_positive.mean(),
+            to_negative.mean(),
         )
+        if not backward:
+            return output, None
+        slopes = is_active.mul_(1.0 / count)
+        of_cosines = x.new_zeros(len(x) * len(x))
+        for others, far, sign in ((positives, to_positive, -1.0), (negatives, to_negative, 1.0)):
+            change = slopes * 2.0 if self.squared else (slopes / far).masked_fill_(far == 0, 0.0)
+            of_cosines.index_add_(0, anchors * len(x) + others, change, alpha=sign)
+        return output, through_products(x, of_cosines.view(len(x), len(x)))
 
     def _mine(self, distances: Tensor, labels: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        same = labels[:, None] == labels[None, :]
-        positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        same = labels.unsqueeze(1) == labels
         if self.mining == "batch_hard":
-            anchors = (positive.any(1) & (~same).any(1)).nonzero().squeeze(1)
-            farthest = distances.masked_fill(~positive, -torch.inf).argmax(1)[anchors]
-            nearest = distances.masked_fill(same, torch.inf).argmin(1)[anchors]
-            return anchors, farthest, nearest
-        anchors, positives = positive.nonzero().unbind(1)
+            no_positive = (~same).fill_diagonal_(True)
+            far, farthest = distances.masked_fill(no_positive, -torch.inf).max(1)
+            near, nearest = distances.masked_fill(same, torch.inf).min(1)
+            anchors = ((far > -torch.inf) & (near < torch.inf)).nonzero().squeeze(1)
+            return anchors, farthest[anchors], nearest[anchors]
+        anchors, positives = same.clone().fill_diagonal_(False).nonzero().unbind(1)
         if self.mining == "semi_hard":
             return self._semi_hard(distances, same, anchors, positives)
         weights = _inverse_density(distances, dim).masked_fill(same, 0.0)
@@ -130,8 +153,8 @@ def _inverse_density(distances: Tensor, dim: int) -> Tensor:
     return (weights - highest.masked_fill(highest.isinf(), 0.0)).exp()
 
 
+@torch.no_grad()
 def pairwise_distances(x: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
-    """Euclidean distances between rows of length one, with a finite gradient where they are 0."""
-    squares = (2.0 - 2.0 * (x @ x.T)).clamp_min(0.0)
-    zero = squares <= 1e-12
-    return squares.masked_fill(zero, 1e-12).sqrt().masked_fill(zero, 0.0)
+    """Euclidean distances between rows of length one; below 1e-6 they are 0. Without a gradient."""
+    squares = (x @ x.T).mul_(-2.0).add_(2.0)
+    return F.threshold(squares, 1e-12, 0.0, inplace=True).sqrt_()

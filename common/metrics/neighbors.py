@@ -19,9 +19,12 @@ from torch import Tensor
 from common.utils.errors import DataError
 from common.utils.text import did_you_mean
 
-METRICS = ("cosine", "euclidean")
+UNITS = {"cosine": "cosine", "euclidean": "minus squared distance"}  # of scores, by metric
+METRICS = tuple(UNITS)
 BACKENDS = ("auto", "faiss", "torch")
-_BLOCK = 1 << 24  # scores held at once
+_BLOCK = 1 << 23  # scores held at once
+_STRIDES = 16  # parts that a row of scores is folded into
+_PAIRS = 1 << 17  # candidates settled at once
 _SPARE = 4  # neighbours beyond k, to see whether the k-th is tied
 _NEAR = 4e-6  # of the largest possible score: where float32 products cannot be told apart
 
@@ -108,21 +111,41 @@ def _by_torch(x: Tensor, y: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor
     lengths = y.square().sum(1) if metric == "euclidean" else None
     ids = torch.empty(len(x), k, dtype=torch.int64)
     scores = torch.empty(len(x), k)
-    for start in range(0, len(x), max(1, _BLOCK // len(y))):
-        rows = slice(start, start + max(1, _BLOCK // len(y)))
-        block = x[rows] @ y.T
+    height = min(len(x), max(1, _BLOCK // len(y)))
+    width = -(-len(y) // _STRIDES) * _STRIDES
+    buffer = torch.full((height, width), -torch.inf)
+    for start in range(0, len(x), height):
+        rows = slice(start, start + height)
+        block = buffer[: len(x[rows])]
+        found = torch.mm(x[rows], y.T, out=block[:, : len(y)])
         if lengths is not None:  # -(|x|^2 - 2 x y + |y|^2)
-            block.mul_(2.0).sub_(lengths).sub_(x[rows].square().sum(1, keepdim=True))
-        scores[rows], ids[rows] = block.topk(k)
+            found.mul_(2.0).sub_(lengths).sub_(x[rows].square().sum(1, keepdim=True))
+        scores[rows], ids[rows] = _top(block, k) if width // _STRIDES > k else found.topk(k)
     return ids, scores
+
+
+def _top(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row: they lie in the k columns of the folded row with the best maxima."""
+    folded = block.view(len(block), _STRIDES, -1)
+    columns = folded.amax(1).topk(k, sorted=False).indices
+    places = torch.arange(_STRIDES).mul_(folded.shape[2])[:, None] + columns[:, None, :]
+    places = places.flatten(1)
+    best = block.gather(1, places).topk(k)
+    return best.values, places.gather(1, best.indices)
 
 
 def _without_self(ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """The rows without their own index, or without the last if it is not among them."""
     own = ids == torch.arange(len(ids)).unsqueeze(1)
-    own[:, -1] |= ~own.any(1)
-    shape = (len(ids), ids.shape[1] - 1)
-    return ids[~own].view(shape), scores[~own].view(shape)
+    # Nearly always it comes first; copies of a row can come before it.
+    later = (~own[:, 0]).nonzero().flatten()
+    others = ~own[later]
+    others[others.all(1), -1] = False
+    left_ids, left_scores = ids[:, 1:], scores[:, 1:]
+    left_ids[later], left_scores[later] = (
+        rows[later][others].view(len(later), rows.shape[1] - 1) for rows in (ids, scores)
+    )
+    return left_ids, left_scores
 
 
 def _settled(
@@ -131,24 +154,30 @@ def _settled(
     """The first k, where near ties are decided in float64 and exact ones by index."""
     size = 1.0 if metric == "cosine" else float(x.square().sum(1).max() + y.square().sum(1).max())
     tolerance = _NEAR * max(size, 1e-30)
-    gaps = scores[:, :-1] - scores[:, 1:]
-    unsure = (gaps[:, :k] <= tolerance).any(1).nonzero().flatten()
+    near = scores[:, :-1] - scores[:, 1:] <= tolerance
+    unsure = near[:, :k].any(1).nonzero().flatten()
     is_whole = ids.shape[1] == len(y) - excludes
-    for rows in unsure.split(max(1, _BLOCK // (8 * ids.shape[1] * y.shape[1]) or 1)):
-        exact = _exact(x[rows].unsqueeze(1), y[ids[rows]], metric)
-        ids[rows], scores[rows] = _ordered(ids[rows], exact)
+    for rows in unsure.split(max(1, _PAIRS // ids.shape[1])):
+        # What is far from both its neighbours in the row stands between them whatever is decided.
+        close = F.pad(near[rows], (1, 1))
+        row, place = (close[:, 1:] | close[:, :-1]).nonzero(as_tuple=True)
+        found, values = ids[rows], scores[rows].double()
+        for part in torch.arange(len(row)).split(_PAIRS // 16):
+            r, p = row[part], place[part]
+            values[r, p] = _exact(x[rows[r]], y[found[r, p]], metric)
+        ids[rows], scores[rows] = _ordered(found, values)
         if is_whole:
             continue
         # If the last that was fetched ties with the k-th, one that was not fetched may as well.
         tied = rows[(scores[rows, k - 1] - scores[rows, -1]) <= tolerance]
-        for row in tied.tolist():
-            every = _exact(x[row], y, metric)
+        for row_tied in tied.tolist():
+            every = _exact(x[row_tied], y, metric)
             if excludes:
-                every[row] = -torch.inf
+                every[row_tied] = -torch.inf
             least = every.topk(k).values[-1]
-            near = (every >= least).nonzero().flatten()
-            best, value = _ordered(near.unsqueeze(0), every[near].unsqueeze(0))
-            ids[row, :k], scores[row, :k] = best[0, :k], value[0, :k]
+            best = (every >= least).nonzero().flatten()
+            order, value = _ordered(best.unsqueeze(0), every[best].unsqueeze(0))
+            ids[row_tied, :k], scores[row_tied, :k] = order[0, :k], value[0, :k]
     return Neighbors(ids[:, :k].contiguous(), scores[:, :k].contiguous())
 
 

@@ -94,7 +94,10 @@ def retrieval_metrics(
             f"none of {len(ids)} queries shares its label with anything; nothing to judge"
         )
     wanted = wanted[answerable]
-    hits = gallery[ids[answerable]] == query_labels[answerable, None]
+    kept = answerable.nonzero().flatten()
+    # index_select takes rows several times as fast as brackets do.
+    ids, own = ids.index_select(0, kept), query_labels.index_select(0, kept)
+    hits = gallery.index_select(0, ids.flatten()).view(ids.shape) == own[:, None]
     found = hits.cumsum(1, dtype=torch.int32)
     ranks = torch.arange(1, ids.shape[1] + 1)
     # In float32 a mean over millions of rows would drift; rows are few enough values for float64.
@@ -113,7 +116,7 @@ def retrieval_metrics(
         )
     return RetrievalReport(
         queries=total,
-        skipped=len(ids) - total,
+        skipped=len(query_labels) - total,
         precision_at_1=mean(hits[:, 0]),
         hit_at={k: mean(found[:, k - 1] > 0) for k in ks},
         recall_at={k: mean(found[:, k - 1] / wanted.double()) for k in ks},

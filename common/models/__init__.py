@@ -6,6 +6,7 @@ from common.models.attention import (
     causal_mask,
     scaled_dot_product,
 )
+from common.models.backbones import TimmBackbone, is_timm_name
 from common.models.decoding import (
     SearchState,
     SequenceModel,
@@ -14,7 +15,16 @@ from common.models.decoding import (
     length_limits,
     length_penalty_factor,
 )
+from common.models.dolg import DOLG, OrthogonalFusion, embed_multi_scale
 from common.models.dropout import Dropout
+from common.models.embedding import ConvBackbone, EmbeddingNetwork
+from common.models.end_layers import (
+    adapted_channels,
+    first_convolution,
+    head_of,
+    heads_of,
+    without_heads,
+)
 from common.models.gpt import GPT
 from common.models.incremental import DecoderState
 from common.models.kv_cache import KVCache
@@ -34,26 +44,37 @@ from common.models.vit import VisionTransformer
 from common.models.vit_timm import load_timm_weights, timm_weights
 
 __all__ = [
+    "DOLG",
     "GPT",
     "CachedModel",
+    "ConvBackbone",
     "DecoderState",
     "Dropout",
+    "EmbeddingNetwork",
     "GeM",
     "KVCache",
     "KeyValue",
     "LearnedPositions",
     "MultiHeadAttention",
     "Normalize",
+    "OrthogonalFusion",
     "ResNet",
     "SearchState",
     "SequenceModel",
     "SinusoidalPositions",
+    "TimmBackbone",
     "Transformer",
     "VisionTransformer",
+    "adapted_channels",
     "beam_search",
     "causal_mask",
+    "embed_multi_scale",
     "filter_logits",
+    "first_convolution",
     "greedy_decode",
+    "head_of",
+    "heads_of",
+    "is_timm_name",
     "length_limits",
     "length_penalty_factor",
     "load_timm_weights",
@@ -63,4 +84,5 @@ __all__ = [
     "timm_weights",
     "top_k_filter",
     "top_p_filter",
+    "without_heads",
 ]

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.models.full_precision import full_precision
+
 _LEAST = 1.0 + 1e-3  # below 1 it is no mean of large values any more
 
 
@@ -45,7 +47,7 @@ class GeM(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
         """One value for each channel."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device.type):
             values = x.float().clamp(min=self.eps)
             p = self.p.float()
             p = (p.clamp(min=_LEAST) if self.learnable else p).view(1, -1, 1, 1)

@@ -26,6 +26,7 @@ from common.training.experiment import (
 )
 from common.training.lr_finder import LearningRateRange, find_learning_rate
 from common.training.optim import OptimizerConfig, build_optimizer
+from common.training.pretrained import load_published
 from common.training.run import open_run
 from common.training.run_weights import average_checkpoints, load_run_weights
 from common.training.schedules import ScheduleConfig, build_schedule
@@ -63,6 +64,7 @@ __all__ = [
     "find_learning_rate",
     "finish",
     "fit",
+    "load_published",
     "load_run_weights",
     "open_run",
     "report",

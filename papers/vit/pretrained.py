@@ -7,6 +7,7 @@ published weights exist as timm's, in repositories such as timm/vit_base_patch16
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor
 from common.data import download_model
 from common.models import VisionTransformer
 from common.models.vit_timm import load_timm_weights, timm_weights
-from common.utils.errors import CheckpointError
+from common.training.pretrained import read_weights_file
 
 
 def read_pretrained(repository: str) -> Mapping[str, Tensor]:
@@ -31,14 +32,8 @@ def read_pretrained(repository: str) -> Mapping[str, Tensor]:
         DataError: if there is no such repository.
         DownloadError: if it is not in the store and cannot be fetched.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = download_model(repository, "model.safetensors")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights from {path}: {error}") from None
+    weights, _ = read_weights_file(Path(download_model(repository, "model.safetensors")))
+    return weights
 
 
 def load_pretrained(model: VisionTransformer, pretrained: Mapping[str, Tensor]) -> None:

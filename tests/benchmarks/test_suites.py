@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import image_pipeline, step_overhead, whole_fit
+from benchmarks import image_pipeline, metric_losses, step_overhead, whole_fit
 from benchmarks.checkpoints import checkpoints
 from benchmarks.harness import Result, run_python
 from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
@@ -15,6 +15,7 @@ from benchmarks.peers import PEERS
 from benchmarks.report import filled
 from benchmarks.workloads import Classifier, Loop, Workload, mlp_on_digits, run_loop
 from common.data import ImageCache
+from common.utils.errors import FaultError
 from common.utils.paths import get_project_root
 
 
@@ -87,7 +88,11 @@ def test_whole_fit_measures_epochs_per_second() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "suite", ["step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline"]
+    "suite",
+    [
+        *("step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline"),
+        "metric_losses",
+    ],
 )
 def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
@@ -96,6 +101,27 @@ def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
     assert result.suite == suite
     assert len(result.samples) == 2
     assert len(result.commit) >= 40
+
+
+def test_a_metric_loss_that_differs_from_its_peer_is_not_measured() -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    for setting in metric_losses._QUICK.values():
+        ours, theirs = metric_losses.our_loss(setting), metric_losses.their_loss(setting)
+        metric_losses.check_values(setting, ours, theirs)
+
+    def steeper(embeddings: Tensor, labels: Tensor) -> Tensor:
+        value = ours[0](embeddings, labels)
+        return value.detach() + 1.01 * (value - value.detach())
+
+    with pytest.raises(FaultError, match=r"Multi-Similarity, B 16, D 8: the gradients differ"):
+        metric_losses.check_values(setting, (steeper, ours[1]), theirs)
+
+
+def test_metric_losses_measures_every_loss_and_the_floor_of_arcface() -> None:
+    result = metric_losses.metric_losses(repeats=1, quick=True)
+    assert result.samples["ours"].keys() == metric_losses._QUICK.keys()
+    assert result.samples["linear + cross-entropy"].keys() == {"arcface_1k"}
+    assert all(v[0] > 0 for row in result.samples.values() for v in row.values())
 
 
 def test_every_way_of_reading_gives_whole_batches_of_the_same_shape(tmp_path: Path) -> None:

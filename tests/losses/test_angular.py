@@ -136,6 +136,18 @@ def test_autocast_changes_no_bit() -> None:
     assert torch.equal(found, expected)
 
 
+def test_half_precision_embeddings_give_float32_losses_and_gradients() -> None:
+    head = AngularMarginHead(D, K, scale=30.0)
+    embeddings, labels = _batch()
+    half = embeddings.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _mean(head, half, labels)
+    found.backward()
+    assert found.dtype is head.centers.grad.dtype is torch.float32
+    assert half.grad.isfinite().all()
+    torch.testing.assert_close(found, _mean(head, embeddings.bfloat16().float(), labels))
+
+
 def test_class_weights_divide_by_their_sum() -> None:
     weights = [float(1 + c) for c in range(K)]
     head = AngularMarginHead(D, K, margin=0.0, scale=5.0, class_weights=weights)
@@ -164,6 +176,14 @@ def test_rare_classes_get_the_larger_margins() -> None:
     assert adaptive_margins([7, 7, 7]) == [0.05] * 3
     middle = adaptive_margins([10_000, 16, 1])[1]
     assert middle == pytest.approx(0.05 + 0.45 * (16**-0.25 - 0.1) / 0.9)
+
+
+def test_adaptive_margins_are_saved_and_not_trained() -> None:
+    head = AngularMarginHead(D, 3, margin=adaptive_margins([100, 10, 1]))
+    assert "margins" not in dict(head.named_parameters())
+    other = AngularMarginHead(D, 3, margin=[0.1, 0.1, 0.1])
+    other.load_state_dict(head.state_dict())
+    assert other.margins.tolist() == pytest.approx(adaptive_margins([100, 10, 1]))
 
 
 def test_the_cosines_know_no_margin() -> None:

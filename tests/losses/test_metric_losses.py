@@ -75,6 +75,62 @@ def test_batch_hard_is_the_librarys() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize("squared", [False, True])
+def test_value_and_gradient_over_the_same_triplets_are_the_librarys(
+    mining: str, squared: bool
+) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.losses import TripletMarginLoss as Theirs
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    embeddings, labels = _batch()
+    given = [embeddings.clone().requires_grad_() for _ in range(2)]
+    ours = TripletMarginLoss(0.3, mining, squared)
+    theirs = Theirs(0.3, distance=LpDistance(power=1 + squared), reducer=MeanReducer())
+    torch.manual_seed(0)
+    triplets = ours._mine(pairwise_distances(F.normalize(embeddings)), labels, D)
+    torch.manual_seed(0)
+
+    found, expected = ours(given[0], labels), theirs(given[1], labels, triplets)
+    found.loss.backward()
+    expected.backward()
+
+    distances = torch.cdist(F.normalize(embeddings), F.normalize(embeddings))
+    anchors, positives, negatives = triplets
+    assert found.triplets == len(anchors) > 0
+    torch.testing.assert_close(found.loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given[0].grad, given[1].grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.positive_distance, distances[anchors, positives].mean())
+    torch.testing.assert_close(found.negative_distance, distances[anchors, negatives].mean())
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_semi_hard_is_its_definition(squared: bool) -> None:
+    embeddings, labels = _batch(1)
+    distances = torch.cdist(F.normalize(embeddings), F.normalize(embeddings))
+    distances = distances.square() if squared else distances
+    terms = []
+    for i in range(B):
+        for p in range(B):
+            if p == i or labels[p] != labels[i]:
+                continue
+            beyond = [
+                distances[i, n]
+                for n in range(B)
+                if labels[n] != labels[i]
+                and distances[i, p] < distances[i, n] < distances[i, p] + 0.3
+            ]
+            if beyond:
+                terms.append(distances[i, p] - min(beyond) + 0.3)
+
+    found = TripletMarginLoss(0.3, "semi_hard", squared)(embeddings, labels)
+
+    assert found.triplets == len(terms) > 0
+    torch.testing.assert_close(found.loss, torch.stack(terms).mean(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("squared", [False, True])
 def test_semi_hard_negatives_lie_between_the_positive_and_the_margin(squared: bool) -> None:
     embeddings, labels = _batch()
@@ -118,10 +174,55 @@ def test_a_batch_of_one_class_has_no_triplet_and_a_gradient_of_zero(mining: str)
 
 @pytest.mark.parametrize("mining", MININGS)
 def test_equal_embeddings_have_finite_gradients(mining: str) -> None:
-    embeddings = torch.ones(6, D, requires_grad=True)
+    embeddings = torch.eye(D)[[0] * 6].requires_grad_()  # their distances are 0 to the last bit
     found = TripletMarginLoss(0.2, mining)(embeddings, torch.tensor([0, 0, 1, 1, 2, 2]))
     found.loss.backward()
     assert embeddings.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "loss", [TripletMarginLoss(0.2), TripletMarginLoss(0.2, "semi_hard"), ProxyAnchorLoss(D, K)]
+)
+def test_autocast_changes_no_bit(loss: torch.nn.Module) -> None:
+    embeddings, labels = _batch()
+    expected = loss(embeddings, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(embeddings, labels)
+    for own, other in zip(_values(found), _values(expected), strict=True):
+        assert own.dtype is other.dtype
+        assert torch.equal(own, other)
+
+
+def _values(output: object) -> list[Tensor]:
+    values = output if isinstance(output, tuple) else (output,)
+    return [torch.as_tensor(value) for value in values]
+
+
+@pytest.mark.parametrize("mining", MININGS)
+def test_a_nan_reaches_the_triplet_loss(mining: str) -> None:
+    embeddings, labels = _batch()
+    embeddings[3, 0] = torch.nan
+    assert TripletMarginLoss(0.2, mining)(embeddings, labels).loss.isnan()
+
+
+@pytest.mark.parametrize("mining", ["batch_hard", "semi_hard"])
+def test_labels_beyond_what_a_float_can_tell_apart_are_told_apart(mining: str) -> None:
+    embeddings, labels = _batch()
+    loss = TripletMarginLoss(0.2, mining)
+    expected = loss(embeddings, labels)
+    assert expected.triplets > 0
+    for offset in (2**24, 2**53):
+        found = loss(embeddings, labels + offset)
+        assert found.triplets == expected.triplets
+        assert torch.equal(found.loss, expected.loss)
+
+
+def test_an_evaluation_has_no_graph() -> None:
+    embeddings, labels = _batch()
+    with torch.no_grad():
+        found = TripletMarginLoss(0.2)(embeddings.requires_grad_(), labels)
+    assert not found.loss.requires_grad
+    assert torch.equal(found.loss, TripletMarginLoss(0.2)(embeddings, labels).loss)
 
 
 def test_values_without_a_meaning_are_named() -> None:

@@ -47,6 +47,13 @@ def test_neighbours_are_those_of_every_pair_in_float64(
     assert torch.equal(found.ids, _by_hand(x, x, 7, metric, leaves_out=True))
 
 
+@pytest.mark.parametrize("count", [496, 497, 511])
+def test_rows_folded_into_strides_give_what_whole_rows_give(backend: str, count: int) -> None:
+    x = _points(count, copies=60)
+    found = nearest_neighbors(x, k=3, metric="euclidean", backend=backend)
+    assert torch.equal(found.ids, _by_hand(x, x, 3, "euclidean", leaves_out=True))
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_gallery_is_searched_whole(backend: str, metric: str) -> None:
     x, y = _points(30), _points(90, 30, seed=1)

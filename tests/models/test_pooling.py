@@ -71,3 +71,8 @@ def test_autocast_changes_no_bit() -> None:
 def test_values_without_a_meaning_are_named() -> None:
     with pytest.raises(ValueError, match=r"p is 0\.5"):
         GeM(p=0.5)
+
+
+def test_sizes_are_known_without_numbers() -> None:
+    with torch.device("meta"):
+        assert GeM(3)(torch.zeros(2, 3, 5, 4)).shape == (2, 3)

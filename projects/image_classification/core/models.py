@@ -4,6 +4,8 @@ model = get_model(config, device)
 task = ClassificationTask(lambda info: model, loss, **training_options(config, model))
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,14 @@ import torch
 from loguru import logger
 from torch import nn
 
-from common.utils.errors import ConfigError
+from common.models import head_of
+from common.training.pretrained import (
+    put_weights,
+    read_weights_file,
+    timm_weights_file,
+    torchvision_weights,
+)
+from common.utils.errors import ConfigError, DownloadError
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.networks.architectures import (
     Shape,
@@ -22,13 +31,7 @@ from projects.image_classification.core.networks.architectures import (
 )
 from projects.image_classification.core.networks.freezing import freeze_parts, unfreezing
 from projects.image_classification.core.networks.input_size import check_input
-from projects.image_classification.core.networks.layers import head_of, set_dropout
-from projects.image_classification.core.networks.pretrained import (
-    put_weights,
-    read_weights_file,
-    timm_weights_file,
-    torchvision_weights,
-)
+from projects.image_classification.core.networks.layers import set_dropout
 from projects.image_classification.core.networks.small import MODEL_REGISTRY, register_model
 
 __all__ = [
@@ -124,14 +127,16 @@ def _with_weights(settings: ModelConfig, shape: Shape, class_names: Any) -> nn.M
     drop = {} if settings.dropout is None else {"drop_rate": settings.dropout}
     if settings.type == "timm":
         if settings.pretrained:
-            overlay = {"file": str(timm_weights_file(name))}
+            with _advised():
+                overlay = {"file": str(timm_weights_file(name))}
             model = build_timm(name, shape, pretrained=True, pretrained_cfg_overlay=overlay, **drop)
             logger.info(f"{name}: published weights from {overlay['file']}")
             return model
         model = build_timm(name, shape, **drop)
     elif settings.type == "base" and settings.pretrained:
         model = build_torchvision(name, shape, pretrained=True)
-        weights, source = torchvision_weights(name)
+        with _advised():
+            weights, source = torchvision_weights(name)
         if name.startswith("vit_"):
             weights = _resized_positions(model, weights)
         put_weights(model, weights, source, shape.num_classes)
@@ -142,6 +147,18 @@ def _with_weights(settings: ModelConfig, shape: Shape, class_names: Any) -> nn.M
         weights, known = read_weights_file(Path(source).expanduser())
         put_weights(model, weights, source, shape.num_classes, class_names, known)
     return model
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """What goes wrong with published weights, with the keys of the configuration that help."""
+    try:
+        yield
+    except (ConfigError, DownloadError) as error:
+        raise type(error)(
+            f"model.pretrained: {error}; set model.pretrained=false, or model.weights=FILE with "
+            "weights you have"
+        ) from None
 
 
 def _resized_positions(model: nn.Module, weights: dict[str, Any]) -> dict[str, Any]:

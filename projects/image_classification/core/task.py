@@ -4,10 +4,10 @@ from torch import nn
 
 from common.data.info import DatasetInfo
 from common.losses.config import build_loss
+from common.models import head_of
 from common.training.classification import ClassificationTask
 from projects.image_classification.core.config import Config
 from projects.image_classification.core.models import get_model
-from projects.image_classification.core.networks.layers import head_of
 
 
 class ImageClassifier(ClassificationTask):

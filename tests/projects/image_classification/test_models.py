@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.models import head_of
 from common.utils.errors import ConfigError
 from projects.image_classification.core.model_config import ModelConfig
 from projects.image_classification.core.models import (
@@ -19,7 +20,7 @@ from projects.image_classification.core.models import (
     training_options,
 )
 from projects.image_classification.core.networks.architectures import Shape
-from projects.image_classification.core.networks.layers import DropInputs, head_of
+from projects.image_classification.core.networks.layers import DropInputs
 from tests.projects.image_classification.configurations import configuration
 
 DIVERSE = [

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.dealing import Integers, deal
 from common.utils.errors import DataError
 from common.utils.files import sha256_file
 from projects.image_classification.core.folder.data_report import make_report, report_text
-from projects.image_classification.core.folder.dealing import Integers, deal
 from projects.image_classification.core.folder.duplicates import find_duplicates, join_names
 from projects.image_classification.core.folder.grouping import is_table, read_groups
 from projects.image_classification.core.folder.image_facts import ImageFacts, look_at

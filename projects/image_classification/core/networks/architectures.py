@@ -3,17 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from loguru import logger
 from torch import nn
 
+from common.models import head_of, is_timm_name
 from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean, nearest
 from projects.image_classification.core.model_config import ModelConfig
-from projects.image_classification.core.networks.layers import (
-    adapt_first_convolution,
-    head_of,
-    set_dropout,
-)
+from projects.image_classification.core.networks.layers import adapt_first_convolution, set_dropout
 from projects.image_classification.core.networks.small import MODEL_REGISTRY
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -111,13 +107,15 @@ def check_name(settings: ModelConfig) -> None:
     """
     name = settings.name
     here = _names(settings.type)
-    is_known = _is_timm(name) if settings.type == "timm" else name in here
+    is_known = is_timm_name(name) if settings.type == "timm" else name in here
     if is_known:
         return
     key = "custom_architecture" if settings.type == "custom" else "architecture"
     problem = f"model.{key} is '{name}'"
     for kind in ("base", "timm", "custom"):
-        if kind != settings.type and (_is_timm(name) if kind == "timm" else name in _names(kind)):
+        if kind != settings.type and (
+            is_timm_name(name) if kind == "timm" else name in _names(kind)
+        ):
             word = {"base": "a torchvision", "timm": "a timm", "custom": "a custom"}[kind]
             other = "custom_architecture" if kind == "custom" else "architecture"
             more = f" model.{other}={name}" if other != key else ""
@@ -146,18 +144,6 @@ def _names(kind: str) -> list[str]:
 
     classifiers: list[str] = torchvision.models.list_models(module=torchvision.models)
     return classifiers
-
-
-def _is_timm(name: str) -> bool:
-    import timm
-
-    if ":" in name or not timm.is_model(name):
-        return False
-    base, _, tag = name.partition(".")
-    if tag and name not in timm.list_pretrained(f"{base}.*"):
-        logger.debug(f"timm knows no weights '{name}'")
-        return False
-    return True
 
 
 def _square(name: str, shape: Shape) -> int:

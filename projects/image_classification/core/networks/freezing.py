@@ -3,12 +3,12 @@
 from loguru import logger
 from torch import nn
 
+from common.models import heads_of
 from common.training.callbacks import Unfreeze
 from common.training.freezing import freeze, is_named
 from common.utils.errors import ConfigError
 from common.utils.text import did_you_mean
 from projects.image_classification.core.model_config import ModelConfig
-from projects.image_classification.core.networks.layers import heads_of
 
 
 def freeze_parts(model: nn.Module, settings: ModelConfig, num_classes: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from projects.image_classification.core.folder.dealing import deal
+from common.data.dealing import deal
 
 
 def shares_of(folds: int, test: str = "0.1") -> list[Fraction]:

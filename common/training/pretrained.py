@@ -1,5 +1,8 @@
 """Weights to start from: published ones, or a file; what fitted is said, what did not is named.
 
+    backbone = TimmBackbone("resnet50", pretrained=True)
+    load_published(backbone)
+
 Published weights of timm come through the data store (so they are fetched once, verified, and read
 without a network afterwards), those of torchvision through ``torch.hub``'s cache. Nothing is
 unpickled but tensors and plain values.
@@ -18,19 +21,36 @@ from torch import Tensor, nn
 
 from common.data import download_model
 from common.data.transfer import first_line, is_offline, look_up
-from common.utils.checkpoint import check_weights, load_checkpoint
-from common.utils.errors import CheckpointError, ConfigError, DataError, DownloadError
-from projects.image_classification.core.networks.layers import (
+from common.models import (
+    TimmBackbone,
     adapted_channels,
     first_convolution,
     heads_of,
     without_heads,
 )
+from common.utils.checkpoint import check_weights, load_checkpoint
+from common.utils.errors import CheckpointError, ConfigError, DataError, DownloadError
 
-_ADVICE = "set model.pretrained=false, or model.weights=FILE with weights you have"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")
 _TIMEOUT = 20.0  # seconds without a byte
 _SHOWN = 5
+
+
+def load_published(model: nn.Module) -> None:
+    """Put the published weights into every ``TimmBackbone`` of a model that awaits them.
+
+    Those built with ``pretrained=False``, and those a state dict was loaded into, stay as they are.
+
+    Raises:
+        CheckpointError: if a file does not fit.
+        ConfigError: if nobody has published weights of a network.
+        DownloadError: if they are not in the store and cannot be fetched.
+    """
+    for backbone in model.modules():
+        if isinstance(backbone, TimmBackbone) and backbone.awaits_weights:
+            path = timm_weights_file(backbone.model_name)
+            backbone.load_file(path)
+            logger.info(f"{backbone.model_name}: published weights from {path}")
 
 
 def timm_weights_file(name: str) -> Path:
@@ -44,14 +64,12 @@ def timm_weights_file(name: str) -> Path:
 
     published = get_pretrained_cfg(name)
     if not published or not published.hf_hub_id:
-        raise ConfigError(
-            f"model.pretrained: there are no published weights of '{name}'; {_ADVICE}"
-        )
+        raise ConfigError(_unpublished(name))
     try:
         file = published.hf_hub_filename or "model.safetensors"
         return Path(download_model(published.hf_hub_id, file))
     except (DownloadError, DataError) as error:
-        raise DownloadError(f"model.pretrained of '{name}': {error}; {_ADVICE}") from None
+        raise DownloadError(f"published weights of '{name}': {error}") from None
 
 
 def torchvision_weights(name: str) -> tuple[dict[str, Tensor], str]:
@@ -65,9 +83,7 @@ def torchvision_weights(name: str) -> tuple[dict[str, Tensor], str]:
 
     published = list(get_model_weights(name))
     if not published:
-        raise ConfigError(
-            f"model.pretrained: there are no published weights of '{name}'; {_ADVICE}"
-        )
+        raise ConfigError(_unpublished(name))
     weights = get_model_weights(name).DEFAULT
     url = weights.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
@@ -82,12 +98,12 @@ def torchvision_weights(name: str) -> tuple[dict[str, Tensor], str]:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True), url
     except (OSError, DownloadError) as error:
         raise DownloadError(
-            f"model.pretrained of '{name}': {url} cannot be had: {first_line(error)}; {_ADVICE}"
+            f"published weights of '{name}': {url} cannot be had: {first_line(error)}"
         ) from None
     except Exception as error:  # the unpickler of damaged bytes raises whatever it meets
         raise DownloadError(
-            f"model.pretrained of '{name}': {url} cannot be had: what came or lies at {cached} is "
-            f"damaged ({first_line(error)[:80]}); delete it and try again, or {_ADVICE}"
+            f"published weights of '{name}': {url} cannot be had: what came or lies at {cached} is "
+            f"damaged ({first_line(error)[:80]}); delete it and try again"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
@@ -180,6 +196,10 @@ def put_weights(
     logger.info(text)
     if reason:
         logger.warning(f"{source}: {reason}, so {', '.join(heads)} begins anew")
+
+
+def _unpublished(name: str) -> str:
+    return f"there are no published weights of '{name}'; begin with random ones (pretrained=False)"
 
 
 def _why_anew(

@@ -1,4 +1,4 @@
-"""Deal images to parts (the test set, the folds) so that groups stay whole and classes are even.
+"""Deal images, or any items, to parts (a test set, folds): groups stay whole, classes are even.
 
 Single images alone would be easy: of every class each part gets its share, rounded, and which part
 gets the odd ones is balanced over the classes. So the groups (all images of one patient, copies of
