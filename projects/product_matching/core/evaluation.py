@@ -117,7 +117,11 @@ class SourceMatches:
                     zip(("image", "title"), fold.union, strict=True)
                 )
         interval = {"low": self.interval.low, "high": self.interval.high}
-        return {"pooled": {**self.pooled, "interval": interval}, "spread": self.spread, "folds": folds}
+        return {
+            "pooled": {**self.pooled, "interval": interval},
+            "spread": self.spread,
+            "folds": folds,
+        }
 
 
 def judge_folds(

@@ -125,9 +125,7 @@ def fold_images(config: Config, context: RunContext, train: Items, held_out: Ite
         seed=config.seed,
         pin_memory=True,
     )
-    splits = DataSplits(
-        train=loader, validation=None, test=every_image(config, held), info=info
-    )
+    splits = DataSplits(train=loader, validation=None, test=every_image(config, held), info=info)
     return FoldImages(splits, every_image(config, plain), labels, held_out, preprocessing)
 
 

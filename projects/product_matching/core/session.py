@@ -7,6 +7,7 @@ whole: finished folds stay, the open one goes on where it was, the rest follow.
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def run_session(
         deal(items, config)  # refuse what cannot be dealt before there is a directory
         home = Run.claim(directory, config.seed).directory
         atomic_write_text(home / "config.yaml", context.to_yaml())
-        _write(home, {"overrides": context.overrides, "dry_run": context.dry_run, "folds": {}})
+        record = {"overrides": context.overrides, "dry_run": context.dry_run}
+        atomic_write_text(home / RECORD, json.dumps(record, indent=2) + "\n")
     else:
         home = context.resume
         if context.overrides:
@@ -118,7 +120,9 @@ def run_session(
         if config.pictures.draw:
             draw_session(home, config, judged)
         pooled = next(iter(judged.values())).pooled
-        run.record(metrics=pooled | {k: v["mean"] for k, v in metrics["retrieval"]["spread"].items()})
+        run.record(
+            metrics=pooled | {k: v["mean"] for k, v in metrics["retrieval"]["spread"].items()}
+        )
     stored(home)
     return Finished(home, metrics, judged)
 
@@ -208,27 +212,25 @@ def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:
     # From the session's own file: what it was composed of may have been edited since.
     config, context = load_run_config(Config, home)
     train, held_out = (items.subset(rows) for rows in split(folds, number, config))
-    known = record["folds"].get(str(number))
-    directory = home / (known or f"fold_{number}")
-    if known is not None and (outcome := read_outcome(directory, held_out)) is not None:
+    directory = home / f"fold_{number}"
+    if (outcome := read_outcome(directory, held_out)) is not None:
         return outcome
     numbers = ", ".join(map(str, fold_numbers(config)))
-    logger.info(f"fold {number} of {numbers}: {len(train):,} to train on, {len(held_out):,} held out")
+    logger.info(
+        f"fold {number} of {numbers}: {len(train):,} to train on, {len(held_out):,} held out"
+    )
     context.resume = None
-    if known is not None and any((directory / "checkpoints").glob("*.pt")):
+    if any((directory / "checkpoints").glob("*.pt")):
         config, context = load_run_config(Config, directory)
         context.resume = directory
+    elif directory.exists():  # killed before there was anything to go on from
+        shutil.rmtree(directory)
     context.experiment = "product_matching"
     context.overrides = [] if context.resume else record["overrides"]
     context.dry_run = record["dry_run"]
-
-    def note(run: Path) -> None:
-        record["folds"][str(number)] = run.name
-        _write(home, record)
-
-    is_given = config.folds.kind != "group"
+    shares_labels = config.folds.kind != "group"
     return train_fold(
-        config, context, train, held_out, directory=directory, opened=note, asks_gallery=is_given
+        config, context, train, held_out, directory=directory, asks_gallery=shares_labels
     )
 
 
@@ -242,7 +244,3 @@ def _titles(
         )
         for number, outcome in outcomes.items()
     }
-
-
-def _write(home: Path, record: dict[str, Any]) -> None:
-    atomic_write_text(home / RECORD, json.dumps(record, indent=2) + "\n")

@@ -7,7 +7,6 @@ written last: a fold that has it is finished.
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,6 @@ def train_fold(
     held_out: Items,
     *,
     directory: Path,
-    opened: Callable[[Path], None] = lambda path: None,
     asks_gallery: bool = False,
 ) -> FoldOutcome:
     """Train, or go on if ``context.resume`` is set, and embed what is held out.
@@ -78,7 +76,6 @@ def train_fold(
         train: What is trained on.
         held_out: What is embedded.
         directory: Of a new run.
-        opened: Told the run's directory, which may have got a number, before anything is trained.
         asks_gallery: Whether held-out items share labels with the others, and also ask these.
 
     Raises:
@@ -88,7 +85,6 @@ def train_fold(
         seed=config.seed, optim=config.optimizer, schedule=config.scheduler, trainer=config.trainer
     )
     with OWN_NAMES.used(), open_run(experiment, context, directory=directory) as run:
-        opened(run.directory)
         images = fold_images(config, context, train, held_out)
         task = build_task(config, has_weights=run.resume_from is not None)
         trainer = fit(
@@ -192,7 +188,9 @@ def _retrieval(
         answers = nearest_neighbors(embeddings, gallery, k=k)
         of_gallery = torch.tensor([known[label] for label in train.labels])
         nearest = retrieval_metrics(answers.ids, labels, of_gallery, ks=(1, k))
-        values["gallery_accuracy"] = float((of_gallery[answers.ids[:, 0]] == labels).double().mean())
+        values["gallery_accuracy"] = float(
+            (of_gallery[answers.ids[:, 0]] == labels).double().mean()
+        )
         values[f"gallery_hit_at_{k}"] = nearest.hit_at[k]
     return {name: value for name, value in values.items() if value is not None}
 
