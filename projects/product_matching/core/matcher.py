@@ -1,0 +1,333 @@
+"""A finished matcher, in ONE file and nothing else: images in, embeddings out, and what is a match.
+
+    matcher = Matcher.load("RUN")                  # of a run with several folds the best one
+    embeddings = matcher.embed(["a.jpg", "b.jpg"])
+    matcher.rule.matches(Rows(embeddings)).matches
+
+The file holds tensors and plain values (``common.utils.save_checkpoint``): weights, the network's
+section of the configuration, the recipe of its pixels, thresholds and their units. It may come from
+somebody else: what is built is on the configuration's allow-list, and every value is checked.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.config import instantiate
+from common.config.targets import resolve_target
+from common.data.image_batches import stack_images
+from common.data.image_reading import read_images
+from common.data.preprocessing import Preprocessing
+from common.models import Normalize
+from common.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from common.utils.errors import CheckpointError, ConfigError, DataError
+from common.utils.text import printable
+from common.utils.weights import hash_weights
+from projects.product_matching.core.index_manifest import ModelMark
+from projects.product_matching.core.match_rules import MatchRule, TextRule
+from projects.product_matching.core.text import TextEncoder, text_encoder_of
+
+MATCHER = "matcher.pt"
+_KIND = "product matcher"
+_FOLD = re.compile(r"fold_(\d{1,6})")
+
+
+@dataclass(frozen=True, eq=False)
+class Matcher:
+    """Weights with all that is needed to use them.
+
+    Attributes:
+        network: Normalised images ``(B, C, H, W)`` to embeddings ``(B, D)``, of any length.
+        section: Its part of the configuration, with ``_target_`` and nothing left open.
+        preprocessing: From a file to the network's uint8 pixels, mean and standard deviation
+            included.
+        rule: What passes as a match.
+        class_names: Labels that were trained on.
+        run: The run's name.
+        fold: Of the run, that was held out.
+        score: The F of that fold, at thresholds picked elsewhere.
+        text: The state of the encoder of titles, see ``TextEncoder``; ``None`` without titles.
+        path: The file it was read from.
+
+    Raises:
+        ConfigError: if mean and standard deviation are open.
+    """
+
+    network: nn.Module
+    section: Mapping[str, Any]
+    preprocessing: Preprocessing
+    rule: MatchRule
+    class_names: tuple[str, ...]
+    run: str
+    fold: int
+    score: float
+    text: Mapping[str, Any] | None = None
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        recipe = self.preprocessing.config
+        if recipe.mean is None or recipe.std is None:
+            raise ConfigError("the preprocessing of a matcher has no mean and std; set them first")
+        self.network.eval().requires_grad_(False)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Of the network's weights."""
+        return hash_weights(self.network.state_dict())
+
+    @property
+    def mark(self) -> ModelMark:
+        """Whose vectors its embeddings are, for an index."""
+        return ModelMark(f"{self.run}, fold {self.fold}", self.weights_sha256)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Of titles.
+
+        Raises:
+            ConfigError: if the run matched by images alone.
+            CheckpointError, DownloadError: if a transformer cannot be had.
+        """
+        if self.text is None:
+            raise ConfigError(f"run '{self.run}' matches by images alone; it knows no titles")
+        return text_encoder_of(self.text)
+
+    @torch.inference_mode()
+    def embed_pixels(self, images: Tensor) -> Tensor:
+        """Embeddings of a batch.
+
+        Args:
+            images: uint8 ``(B, C, H, W)``, as ``preprocessing`` gives them.
+
+        Returns:
+            ``(B, D)`` on the CPU, float32, of length one; not checked for NaN.
+        """
+        rows = self.network(self._normalize(images.to(self.device)))
+        return F.normalize(rows.float()).cpu()
+
+    def embed(self, images: Sequence[Any], batch_size: int = 256, workers: int = 0) -> Tensor:
+        """Embeddings of images.
+
+        Args:
+            images: Paths, bytes, PIL images, or what ``datasets`` stores.
+            batch_size: Images at a time.
+            workers: Processes that read ahead.
+
+        Returns:
+            ``(N, D)`` on the CPU, float32, of length one.
+
+        Raises:
+            DataError: for the first image that cannot be read, and if an embedding is not finite.
+        """
+        rows, batch = list[Tensor](), list[Tensor]()
+        for image in read_images(images, self.preprocessing, workers):
+            if isinstance(image, str):
+                raise DataError(image)
+            batch.append(image)
+            if len(batch) == batch_size:
+                rows.append(self.embed_pixels(stack_images(batch)))
+                batch.clear()
+        if batch or not rows:
+            pixels = stack_images(batch) if batch else self._no_pixels()
+            rows.append(self.embed_pixels(pixels))
+        found = torch.cat(rows)
+        self.check(found, [f"image {row}" for row in range(len(found))])
+        return found
+
+    def check(self, embeddings: Tensor, names: Sequence[str]) -> None:
+        """Refuse embeddings that point nowhere: NaN, infinite, or zero.
+
+        Args:
+            embeddings: As ``embed_pixels`` gives them.
+            names: Of the images.
+
+        Raises:
+            DataError: naming the first of these images.
+        """
+        sound = embeddings.isfinite().all(1) & embeddings.any(1)
+        bad = (~sound).nonzero().flatten().tolist()
+        if bad:
+            shown = ", ".join(printable(names[row]) for row in bad[:3])
+            raise DataError(
+                f"{len(bad):,} of {len(names):,} embeddings are not finite, or zero ({shown}); the "
+                f"network of run '{self.run}', fold {self.fold}, has diverged: use another fold or "
+                "train again"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the one file; an old one is replaced at once.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        weights = {name: value.cpu() for name, value in self.network.state_dict().items()}
+        state = {
+            "kind": _KIND,
+            "model": dict(self.section),
+            "preprocessing": self.preprocessing.describe(),
+            "rule": dataclasses.asdict(self.rule),
+            "class_names": list(self.class_names),
+            "run": self.run,
+            "fold": self.fold,
+            "score": float(self.score),
+            "text": None if self.text is None else dict(self.text),
+            "weights": weights,
+            "weights_sha256": self.weights_sha256,
+        }
+        save_checkpoint(state, path)
+
+    @classmethod
+    def load(
+        cls, place: Path | str, fold: int | None = None, device: torch.device | str = "cpu"
+    ) -> Self:
+        """Read a matcher.
+
+        Args:
+            place: A matcher's file, or a run's directory: of its folds the one with the best score,
+                the first of equal ones.
+            fold: Of the run's folds this one.
+            device: Where to put the weights.
+
+        Raises:
+            CheckpointError: if there is none, or it is damaged or does not fit together.
+            ConfigError: if the file asks for what is not allowed, or there is no such fold.
+        """
+        path = matcher_file(place, fold)
+        return cls._of_state(_read(path), path, torch.device(device))
+
+    @classmethod
+    def _of_state(cls, state: Mapping[str, Any], path: Path, device: torch.device) -> Self:
+        section, recipe, weights = state["model"], state["preprocessing"], state["weights"]
+        try:
+            target = resolve_target(section.get("_target_"), "model._target_")
+            if not (isinstance(target, type) and issubclass(target, nn.Module)):
+                raise ConfigError(f"model._target_ is {section['_target_']}, which is no network")
+            network: nn.Module = instantiate(section)
+            preprocessing = Preprocessing.from_description(recipe)
+            rule = _rule_of(state["rule"])
+        except (ConfigError, DataError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+        load_weights(network, weights, str(path))
+        found = cls(
+            network=network.to(device),
+            section=section,
+            preprocessing=preprocessing,
+            rule=rule,
+            class_names=tuple(map(str, state["class_names"])),
+            run=state["run"],
+            fold=state["fold"],
+            score=float(state["score"]),
+            text=state["text"],
+            path=path,
+        )
+        if found.weights_sha256 != state["weights_sha256"]:
+            raise CheckpointError(
+                f"{path}: its weights are not those it was written with (SHA-256 "
+                f"{found.weights_sha256[:12]}, expected {str(state['weights_sha256'])[:12]}); train "
+                "again, or restore the file"
+            )
+        _ = found.mark  # the run's name is checked
+        return found
+
+    @cached_property
+    def _normalize(self) -> Normalize:
+        recipe = self.preprocessing.config
+        return Normalize(recipe.mean or (), recipe.std or ()).to(self.device)
+
+    def _no_pixels(self) -> Tensor:
+        shape = (0, self.preprocessing.channels, *self.preprocessing.size)
+        return torch.empty(shape, dtype=torch.uint8)
+
+
+def matcher_path(run: Path, fold: int) -> Path:
+    """Where a run keeps the matcher of a fold."""
+    return run / f"fold_{fold}" / MATCHER
+
+
+def matcher_file(place: Path | str, fold: int | None = None) -> Path:
+    """The file a person names: itself, or of a run's folds the one asked for, or the best.
+
+    Raises:
+        CheckpointError: if there is none.
+        ConfigError: if the run has no such fold.
+    """
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        if fold is not None and path.is_file():
+            raise ConfigError(f"{path} is one matcher; --fold chooses among those of a run")
+        if not path.is_file():
+            raise CheckpointError(
+                f"there is no run at {path}; give the directory that run.py wrote, or a {MATCHER}"
+            )
+        return path
+    files = {
+        int(match[1]): each
+        for each in sorted(path.glob(f"fold_*/{MATCHER}"))
+        if (match := _FOLD.fullmatch(each.parent.name))
+    }
+    if not files and (path / MATCHER).is_file() and fold is None:
+        return path / MATCHER
+    if not files:
+        raise CheckpointError(
+            f"{path} holds no matcher (fold_0/{MATCHER}); a run writes one when a fold is finished: "
+            "go on with it by run.py --resume, or name another run"
+        )
+    if fold is not None:
+        if fold not in files:
+            known = ", ".join(map(str, sorted(files)))
+            raise ConfigError(f"--fold {fold}: {path} has finished the folds {known}")
+        return files[fold]
+    if len(files) == 1:
+        return next(iter(files.values()))
+    scores = {number: float(_read(each, mmap=True)["score"]) for number, each in files.items()}
+    return files[max(sorted(scores), key=lambda number: scores[number])]
+
+
+def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A file's values, of the kinds they should be."""
+    state = load_checkpoint(path, mmap=mmap)
+    if not isinstance(state, dict) or state.get("kind") != _KIND:
+        raise CheckpointError(f"{path} is no matcher; expected a {MATCHER} that run.py wrote")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("model", "preprocessing", "rule", "weights"), dict),
+        **dict.fromkeys(("run", "weights_sha256"), str),
+        **{"class_names": list, "fold": int, "score": (int, float), "text": (dict, type(None))},
+    }
+    for key, kind in kinds.items():
+        if key not in state or not isinstance(state[key], kind):
+            raise CheckpointError(
+                f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it anew "
+                "with run.py --resume"
+            )
+    return state
+
+
+def _rule_of(values: Mapping[str, Any]) -> MatchRule:
+    """The rule a file describes; ``MatchRule`` judges the numbers, here their kinds are."""
+    text = values.get("text")
+    kinds = {
+        "units": str,
+        "mode": str,
+        "min_matches": int,
+        "expansion": int,
+        "text": (dict, type(None)),
+    }
+    for section in (values, text or {}):
+        for name, value in section.items():
+            kind = kinds.get(name, float)
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise ConfigError(f"rule: {printable(str(name))} is a {type(value).__name__}")
+    return MatchRule(**{**values, "text": None if text is None else TextRule(**text)})
