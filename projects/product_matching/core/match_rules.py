@@ -185,6 +185,21 @@ class FoundMatches(NamedTuple):
     sources: list[tuple[Neighbors, float]]
     cut: int
 
+    def nearest(self, query: int, k: int) -> list[tuple[int, float, bool]]:
+        """The best of one query, whether they pass or not: row, score, and whether it is a match.
+
+        With two sources a score is by how much the threshold of either is passed.
+        """
+        one = [
+            (Neighbors(*(part[query : query + 1] for part in found)), t)
+            for found, t in self.sources
+        ]
+        width = max(found.ids.shape[1] for found, _ in one)
+        best = _passing(one, min(k, width) + 1)
+        passed = set(self.matches.ids[self.matches.queries == query].tolist())
+        ranked = zip(best.ids[:k].tolist(), best.scores[:k].tolist(), strict=True)
+        return [(row, score, row in passed) for row, score in ranked]
+
 
 class UnionThresholds(NamedTuple):
     """What passes by image or by title.

@@ -11,11 +11,12 @@ somebody else: what is built is on the configuration's allow-list, and every val
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from common.config import instantiate
 from common.config.targets import resolve_target
 from common.data.image_batches import stack_images
 from common.data.image_reading import read_images
+from common.data.images import name_of
 from common.data.preprocessing import Preprocessing
 from common.models import Normalize
 from common.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -38,6 +40,20 @@ from projects.product_matching.core.text import TextEncoder, text_encoder_of
 MATCHER = "matcher.pt"
 _KIND = "product matcher"
 _FOLD = re.compile(r"fold_(\d{1,6})")
+
+
+class EmbeddedPart(NamedTuple):
+    """Some of the images, embedded.
+
+    Attributes:
+        rows: Which could be read.
+        embeddings: Of these, ``(len(rows), D)``.
+        unreadable: Why each of the others could not, by row.
+    """
+
+    rows: list[int]
+    embeddings: Tensor
+    unreadable: dict[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +105,11 @@ class Matcher:
         return ModelMark(f"{self.run}, fold {self.fold}", self.weights_sha256)
 
     @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self.network.embedding_dim)  # type: ignore[arg-type]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device
@@ -132,20 +153,44 @@ class Matcher:
         Raises:
             DataError: for the first image that cannot be read, and if an embedding is not finite.
         """
-        rows, batch = list[Tensor](), list[Tensor]()
-        for image in read_images(images, self.preprocessing, workers):
-            if isinstance(image, str):
-                raise DataError(image)
-            batch.append(image)
-            if len(batch) == batch_size:
-                rows.append(self.embed_pixels(stack_images(batch)))
-                batch.clear()
-        if batch or not rows:
-            pixels = stack_images(batch) if batch else self._no_pixels()
-            rows.append(self.embed_pixels(pixels))
-        found = torch.cat(rows)
-        self.check(found, [f"image {row}" for row in range(len(found))])
-        return found
+        found = [torch.empty(0, self.dimension)]
+        for part in self.embed_in_parts(images, batch_size, workers, size=batch_size):
+            if part.unreadable:
+                raise DataError(next(iter(part.unreadable.values())))
+            found.append(part.embeddings)
+        return torch.cat(found)
+
+    def embed_in_parts(
+        self, images: Sequence[Any], batch_size: int = 256, workers: int = 0, *, size: int
+    ) -> Iterator[EmbeddedPart]:
+        """Embeddings of ``size`` images after the other, so that no more are in memory.
+
+        Args:
+            images: As for ``embed``, as the rest.
+            size: Images of a part.
+
+        Raises:
+            DataError: if an embedding is not finite.
+        """
+        with closing(read_images(images, self.preprocessing, workers)) as pixels:
+            for start in range(0, len(images), size):
+                rows, batch, found = list[int](), list[Tensor](), list[Tensor]()
+                unreadable = dict[int, str]()
+                for row in range(start, min(start + size, len(images))):
+                    image = next(pixels)
+                    if isinstance(image, str):
+                        unreadable[row] = image
+                        continue
+                    rows.append(row)
+                    batch.append(image)
+                    if len(batch) == batch_size:
+                        found.append(self.embed_pixels(stack_images(batch)))
+                        batch.clear()
+                if batch:
+                    found.append(self.embed_pixels(stack_images(batch)))
+                embeddings = torch.cat([torch.empty(0, self.dimension), *found])
+                self.check(embeddings, [name_of(images[row]) for row in rows])
+                yield EmbeddedPart(rows, embeddings, unreadable)
 
     def check(self, embeddings: Tensor, names: Sequence[str]) -> None:
         """Refuse embeddings that point nowhere: NaN, infinite, or zero.
@@ -216,6 +261,8 @@ class Matcher:
             if not (isinstance(target, type) and issubclass(target, nn.Module)):
                 raise ConfigError(f"model._target_ is {section['_target_']}, which is no network")
             network: nn.Module = instantiate(section)
+            if not isinstance(getattr(network, "embedding_dim", None), int):
+                raise ConfigError(f"{section['_target_']} has no embedding_dim")
             preprocessing = Preprocessing.from_description(recipe)
             rule = _rule_of(state["rule"])
         except (ConfigError, DataError, TypeError, ValueError) as error:
@@ -246,10 +293,6 @@ class Matcher:
     def _normalize(self) -> Normalize:
         recipe = self.preprocessing.config
         return Normalize(recipe.mean or (), recipe.std or ()).to(self.device)
-
-    def _no_pixels(self) -> Tensor:
-        shape = (0, self.preprocessing.channels, *self.preprocessing.size)
-        return torch.empty(shape, dtype=torch.uint8)
 
 
 def matcher_path(run: Path, fold: int) -> Path:

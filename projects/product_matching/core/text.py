@@ -180,8 +180,8 @@ class TfidfEncoder:
         if problem:
             raise CheckpointError(f"the TF-IDF of titles is damaged: {problem}")
         projection = _projection_of(state.get("projection"), len(vocabulary or ()))
-        parts: Any = (tuple(ngrams or ()), vocabulary, idf)
-        return cls(state["analyzer"], *parts, projection)
+        lengths: Any = tuple(ngrams or ())
+        return cls(state["analyzer"], lengths, vocabulary or (), state["idf"], projection)
 
 
 def _vectorizer(analyzer: str, ngrams: tuple[int, int], **options: Any) -> Any:
