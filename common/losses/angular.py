@@ -116,7 +116,8 @@ class AngularMarginHead(nn.Module):
             cosines = self.cosines(embeddings)
             target = labels.unsqueeze(1)
             z = self._with_margin(cosines, target, labels)
-            logits = self.scale * z
+            # What is not trained is not kept, and a margin left a matrix of its own to write to.
+            logits = self.scale * z if self.scale.requires_grad else z.mul_(self.scale)
             loss = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
         counted = len(labels) if self.class_weights is None else self.class_weights[labels].sum()
         return MarginOutput(loss, counted, cosines.detach())

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 History: TypeAlias = Records | Path | str
 
 _AXES = ("step", "epoch")
+_BOUNDS = ("_min", "_max")  # of what many things have, beside its mean
 _DETAILS = ("time/", "grad_norm/", "weight_norm/", "update_ratio/")
 
 
@@ -30,7 +31,9 @@ def plot_training_curves(
     """Draw metrics over steps, one panel per quantity.
 
     ``train/loss`` and ``validation/loss`` share the panel ``loss``. Several runs share the panels
-    and are told apart by colour, training and validation by a dashed and a solid line.
+    and are told apart by colour, training and validation by a dashed and a solid line. A quantity that
+    many things have, such as GeM's p of every channel, is recorded as its mean ``gem_p`` with
+    ``gem_p_min`` and ``gem_p_max``: these two are a band about the mean and no panels of their own.
 
     Args:
         histories: Records (as in ``history.json``), or a file or run directory that holds them;
@@ -50,6 +53,8 @@ def plot_training_curves(
     runs = histories if isinstance(histories, Mapping) else {"": histories}
     records = {label: read_history(history) for label, history in runs.items()}
     chosen = panels(records, metrics)
+    if metrics is None:
+        chosen = {title: keys for title, keys in chosen.items() if not _is_bound(title, chosen)}
     columns = min(3, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     with house_style():
@@ -63,7 +68,7 @@ def plot_training_curves(
             axis.set_xlabel("step")
             if log:
                 axis.set_yscale("log")
-            if len(axis.get_lines()) > 1:
+            if len(axis.get_lines()) > 1 or axis.collections:
                 axis.legend()
         for axis in axes[len(chosen) :]:
             axis.set_visible(False)
@@ -173,7 +178,19 @@ def _draw(
         (raw,) = axis.plot(steps, values, alpha=0.25, linewidth=1.0, **style)
         style["color"] = raw.get_color()
         values = rolling_mean(steps, values, smooth)
-    axis.plot(steps, values, label=name or None, **style)
+    (line,) = axis.plot(steps, values, label=name or None, **style)
+    band = [(r["step"], *(r.get(key + bound) for bound in _BOUNDS)) for r in history if "step" in r]
+    band = [row for row in band if _is_number(row[1]) and _is_number(row[2])]
+    if band:
+        edges = zip(*band, strict=True)
+        what = ", ".join(filter(None, [name, "lowest to highest"]))
+        axis.fill_between(*edges, color=line.get_color(), alpha=0.2, linewidth=0.0, label=what)
+
+
+def _is_bound(title: str, titles: Collection[str]) -> bool:
+    """Whether a panel is the lower or upper edge of another's band."""
+    means = [title.removesuffix(bound) for bound in _BOUNDS if title.endswith(bound)]
+    return any({mean, *(mean + bound for bound in _BOUNDS)} <= set(titles) for mean in means)
 
 
 def _is_number(value: Any) -> bool:

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from common.utils.errors import DataError
 from common.visualization.image_sheet import plot_image_sheet
+from common.visualization.overlay import overlaid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-_OPACITY = 0.55
 _SMALL = 128  # pixels up to which an image is enlarged
 
 
@@ -47,19 +45,13 @@ def plot_grad_cam(
         )
     if len(captions) != len(images):
         raise DataError(f"there are {len(captions)} captions for {len(images)} images")
-    from matplotlib import colormaps
-
     # A map has no square pixels: small images are enlarged so that it stays smooth over them.
     scale = max(1, _SMALL // max(images.shape[-2:]))
     pixels = images.detach().cpu().numpy().repeat(scale, axis=2).repeat(scale, axis=3)
     heat = _enlarged(maps, scale).numpy().clip(0.0, 1.0)
     shown, texts = [], []
     for image, values, caption in zip(pixels, heat, captions, strict=True):
-        colours = np.moveaxis(colormaps["inferno"](values)[..., :3], -1, 0) * 255.0
-        # Where there is no evidence the image stays visible.
-        opacity = _OPACITY * np.sqrt(values)
-        blended = (1 - opacity) * np.broadcast_to(image, colours.shape) + opacity * colours
-        shown += [image, blended.round().astype(np.uint8)]
+        shown += [image, overlaid(image, values)]
         texts += [tuple(caption), ("Grad-CAM",)]
     columns = max(2, columns - columns % 2)
     return plot_image_sheet(shown, texts, out, title, columns=columns)

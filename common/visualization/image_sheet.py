@@ -6,27 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from common.utils.errors import DataError
 from common.visualization.labels import drawable, font_families
 from common.visualization.style import check_picture_path, house_style, new_figure, save_figure
+from common.visualization.tiles import Image, resampling, tile_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-    from torch import Tensor
 
 _TILE = 1.45  # inches
 _GAP = 0.12
 _LINE = 0.145
 _CHARACTERS = 23  # that fit under a tile
 _TITLE_CHARACTERS = 11  # to the inch
-_SIDE = 320  # pixels of a tile in the picture
 
 
 def plot_image_sheet(
-    images: "Sequence[Tensor | NDArray[np.uint8]]",
+    images: Sequence[Image],
     captions: Sequence[Sequence[str]],
     out: Path | str | None = None,
     title: str | None = None,
@@ -49,7 +45,7 @@ def plot_image_sheet(
         InputError: if no picture can be written there.
     """
     check_picture_path(out)
-    pixels = [_pixels(image, index) for index, image in enumerate(images)]
+    pixels = [tile_pixels(image, f"image {index}") for index, image in enumerate(images)]
     if not pixels or len(captions) != len(pixels):
         raise DataError(f"there are {len(captions)} captions for {len(pixels)} images")
     lines = max((len(caption) for caption in captions), default=0)
@@ -72,7 +68,7 @@ def plot_image_sheet(
             top = head + row * cell_height
             box = (left / width, 1 - (top + _TILE) / height, _TILE / width, _TILE / height)
             axis = figure.add_axes(box)
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=_resampling(image))
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=resampling(image))
             axis.axis("off")
             for number, line in enumerate(drawable(captions[index], _CHARACTERS)):
                 first = number == 0 and colours is not None
@@ -117,22 +113,3 @@ def percent(p: float) -> str:
     if 0.0 < p < 0.001:
         return "<0.1 %"
     return f"{100 * p:.1f} %" if p < 0.9995 or p == 1.0 else ">99.9 %"
-
-
-def _pixels(image: "Tensor | NDArray[np.uint8]", index: int) -> "NDArray[np.uint8]":
-    """``(H, W, 3)`` or ``(H, W)``, no larger than a tile needs."""
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] not in (1, 3) or not array.size:
-        raise DataError(
-            f"image {index} has shape {array.shape} and type {array.dtype}; expected uint8 (C, H, W) "
-            "with C 1 or 3"
-        )
-    array = np.moveaxis(array, 0, -1)
-    step = max(1, max(array.shape[:2]) // _SIDE)
-    array = array[::step, ::step]
-    return array[..., 0] if array.shape[-1] == 1 else array
-
-
-def _resampling(image: "NDArray[np.uint8]") -> str:
-    """Small images keep their square pixels."""
-    return "nearest" if max(image.shape[:2]) <= 64 else "antialiased"

@@ -13,6 +13,7 @@ from common.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 BASE_FONT = "DejaVu Sans"
 _TITLE_LINES = 3
@@ -65,7 +66,7 @@ def drawable_classes(names: Sequence[str], limit: int = 32) -> list[str]:
     ]
 
 
-def add_title(figure: "Figure", title: str) -> None:
+def add_title(figure: "Figure", title: str) -> "Text":
     """Write a title in as many lines as the figure's width needs, and make room for them."""
     plain = drawable([" ".join(title.split())])[0]
     text = figure.suptitle(plain, fontfamily=font_families([title]))
@@ -76,6 +77,39 @@ def add_title(figure: "Figure", title: str) -> None:
         text.set_text("\n".join(lines))
     more_lines = text.get_text().count("\n")
     figure.set_figheight(figure.get_figheight() + _LINE_INCHES * more_lines)
+    return text
+
+
+def fitted(text: str, inches: float, size: float, weight: str = "normal") -> str:
+    """A text as matplotlib can draw it, without as much of its middle as it takes to be so narrow.
+
+    Its width is that of its outlines: measured in pixels it would be another for every resolution.
+
+    Args:
+        text: From people or files.
+        inches: How wide it may be.
+        size: Of the font, in points.
+        weight: Of the font.
+    """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=font_families([text]), size=size, weight=weight)
+
+    def shortened(limit: int | None) -> tuple[str, bool]:
+        shown = drawable([text], limit)[0]
+        plain = shown.replace(r"\$", "$")
+        points, _, _ = text_to_path.get_text_width_height_descent(plain, font, False)
+        return shown, points <= 72.0 * inches
+
+    whole, fits = shortened(None)
+    if fits:
+        return whole
+    low, high = 1, len(whole)  # the longest that fits is at least low and below high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if shortened(middle)[1] else (low, middle)
+    return shortened(low)[0]
 
 
 def _with_letters(text: str, known: frozenset[int]) -> str:

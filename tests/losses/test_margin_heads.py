@@ -30,6 +30,8 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _same(one: AngularMarginHead, other: AngularMarginHead) -> None:
+    assert torch.equal(one.margins, other.margins)
+    assert torch.equal(one.scale, other.scale)
     other.load_state_dict(one.state_dict())
     embeddings, labels = _batch()
     for found, expected in zip(one(embeddings, labels), other(embeddings, labels), strict=True):

@@ -98,6 +98,39 @@ def test_a_log_axis_and_a_rolling_mean() -> None:
     assert rolling_mean([1, 2, 3], [1.0, math.nan, 3.0], 3) == [1.0, 1.0, 2.0]
 
 
+def _with_p() -> list[dict]:
+    """What a task records of GeM's p: one for all channels, or mean and ends of one for each."""
+    return [
+        {"step": s, "train/gem_p": 3.0 + s, "train/gem_p_min": 3.0, "train/gem_p_max": 3.0 + 2 * s}
+        for s in range(1, 5)
+    ]
+
+
+def test_a_scalar_over_training_is_a_line() -> None:
+    history = [{key: record[key] for key in ("step", "train/gem_p")} for record in _with_p()]
+    (axis,) = plot_training_curves(history, metrics=["gem_p"]).axes
+    assert list(axis.get_lines()[0].get_ydata()) == [4.0, 5.0, 6.0, 7.0]
+    assert not axis.collections
+
+
+def test_a_mean_with_its_lowest_and_highest_is_a_line_in_a_band() -> None:
+    (axis,) = plot_training_curves(_with_p()).axes
+    assert axis.get_title() == "gem_p"
+    (band,) = axis.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert corners == {(s, edge) for s in (1, 2, 3, 4) for edge in (3.0, 3.0 + 2 * s)}
+    assert band.get_label() == "train, lowest to highest"
+
+
+def test_lowest_and_highest_without_a_mean_keep_their_panels() -> None:
+    history = [{"step": s, "train/x_min": 1.0, "train/x_max": 2.0} for s in range(3)]
+    axes = plot_training_curves(history).axes
+    assert [axis.get_title() for axis in axes] == ["x_max", "x_min"]
+    assert [a.get_title() for a in plot_training_curves(_with_p(), metrics=["gem_p_min"]).axes] == [
+        "gem_p_min"
+    ]
+
+
 def test_the_torn_last_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
     lines = [json.dumps(record) for record in _history()]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, lines[0][:20]]))
