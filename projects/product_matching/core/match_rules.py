@@ -10,8 +10,9 @@ With titles a ``TextRule`` stands beside: ``concat`` compares one embedding of i
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -28,12 +29,18 @@ from common.metrics import (
     score_matches,
     union_matches,
 )
-from common.utils.errors import DataError
+from common.utils.errors import ConfigError, DataError
+from common.utils.text import printable
 
 MOST_MATCHES = 1000  # of one query: fetched for those whose last neighbour still passes
 _GROWTH = 4
 _CANDIDATES = 12  # thresholds of one source that are tried at a time
 _ROUNDS = 3
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("units", "mode"), (str,)),
+    **dict.fromkeys(("min_matches", "expansion"), (int,)),
+    "text": (dict, type(None)),
+}
 
 
 class Rows(NamedTuple):
@@ -74,7 +81,7 @@ class MatchRule:
         units: Of the threshold.
         beta: Of the F that it was picked by.
         min_matches: A list holds at least this many, its query included.
-        expansion: Neighbours that are added to each image's embedding before it is compared.
+        expansion: Neighbours that are added to each embedding before it is compared.
         alpha: Query expansion's; see ``expand_queries``.
         text: What titles add where there are any.
 
@@ -114,9 +121,22 @@ class MatchRule:
                 f"beta is {self.beta} and alpha {self.alpha}; expected a positive number, and 0 or more"
             )
 
-    def uses_titles(self, items: Rows) -> bool:
-        """Whether titles have a say in how these are matched."""
-        return self.text is not None and items.title is not None
+    @classmethod
+    def of_state(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``dataclasses.asdict``; the values may come from somebody else's file.
+
+        Raises:
+            ConfigError: for a value of another kind.
+            DataError: for one that has no meaning.
+            TypeError: for a name that is none.
+        """
+        text = values.get("text")
+        for section in (values, text or {}):
+            for name, value in section.items():
+                kind = _KINDS.get(name, (int, float))
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise ConfigError(f"rule: {printable(str(name))} is a {type(value).__name__}")
+        return cls(**{**values, "text": None if text is None else TextRule(**text)})
 
     def sources(
         self, queries: Rows, gallery: Rows | None = None, k: int = 50
@@ -136,15 +156,17 @@ class MatchRule:
             raise DataError("there is one image and nothing to match it with")
         k = min(k, there)
         image = _Searched(queries.image, None if gallery is None else gallery.image)
-        if self.expansion:
-            image = image.expanded(min(self.expansion, there), self.alpha)
         text = self.text
         if text is None or queries.title is None or (gallery is not None and gallery.title is None):
-            return [(image.nearest(k), self.threshold)]
+            return [(self._nearest(image, k), self.threshold)]
         title = _Searched(queries.title, None if gallery is None else gallery.title)
         if text.mode == "concat":
-            return [(image.joined(title, text.weight).nearest(k), text.threshold)]
-        return [(image.nearest(k), text.image_threshold), (title.nearest(k), text.threshold)]
+            return [(self._nearest(image.joined(title, text.weight), k), text.threshold)]
+        both = [(image, text.image_threshold), (title, text.threshold)]
+        return [(self._nearest(each, k), threshold) for each, threshold in both]
+
+    def _nearest(self, searched: "_Searched", k: int) -> Neighbors:
+        return searched.expanded(self.expansion, self.alpha).nearest(k)
 
     def matches(self, queries: Rows, gallery: Rows | None = None, k: int = 50) -> "FoundMatches":
         """Everything that passes, up to ``MOST_MATCHES`` for a query.
@@ -287,7 +309,7 @@ class _Searched:
         """With its nearest in the gallery added to every row, those of the gallery included."""
         searched = self.queries if self.gallery is None else self.gallery
         k = min(k, len(searched) - 1)
-        if k < 1:
+        if k < 1:  # no expansion is asked for, or there is one item
             return self
         among = nearest_neighbors(searched, k=k)
         if self.gallery is None:

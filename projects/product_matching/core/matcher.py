@@ -10,7 +10,6 @@ somebody else: what is built is on the configuration's allow-list, and every val
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,17 +28,14 @@ from common.data.image_reading import read_images
 from common.data.images import name_of
 from common.data.preprocessing import Preprocessing
 from common.models import Normalize
-from common.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from common.utils.checkpoint import load_weights, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
 from common.utils.text import printable
 from common.utils.weights import hash_weights
 from projects.product_matching.core.index_manifest import ModelMark
-from projects.product_matching.core.match_rules import MatchRule, TextRule
+from projects.product_matching.core.match_rules import MatchRule
+from projects.product_matching.core.matcher_files import KIND, matcher_file, read_matcher
 from projects.product_matching.core.text import TextEncoder, text_encoder_of
-
-MATCHER = "matcher.pt"
-_KIND = "product matcher"
-_FOLD = re.compile(r"fold_(\d{1,6})")
 
 
 class EmbeddedPart(NamedTuple):
@@ -220,7 +216,7 @@ class Matcher:
         """
         weights = {name: value.cpu() for name, value in self.network.state_dict().items()}
         state = {
-            "kind": _KIND,
+            "kind": KIND,
             "model": dict(self.section),
             "preprocessing": self.preprocessing.describe(),
             "rule": dataclasses.asdict(self.rule),
@@ -251,7 +247,7 @@ class Matcher:
             ConfigError: if the file asks for what is not allowed, or there is no such fold.
         """
         path = matcher_file(place, fold)
-        return cls._of_state(_read(path), path, torch.device(device))
+        return cls._of_state(read_matcher(path), path, torch.device(device))
 
     @classmethod
     def _of_state(cls, state: Mapping[str, Any], path: Path, device: torch.device) -> Self:
@@ -264,7 +260,7 @@ class Matcher:
             if not isinstance(getattr(network, "embedding_dim", None), int):
                 raise ConfigError(f"{section['_target_']} has no embedding_dim")
             preprocessing = Preprocessing.from_description(recipe)
-            rule = _rule_of(state["rule"])
+            rule = MatchRule.of_state(state["rule"])
         except (ConfigError, DataError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
         load_weights(network, weights, str(path))
@@ -293,84 +289,3 @@ class Matcher:
     def _normalize(self) -> Normalize:
         recipe = self.preprocessing.config
         return Normalize(recipe.mean or (), recipe.std or ()).to(self.device)
-
-
-def matcher_path(run: Path, fold: int) -> Path:
-    """Where a run keeps the matcher of a fold."""
-    return run / f"fold_{fold}" / MATCHER
-
-
-def matcher_file(place: Path | str, fold: int | None = None) -> Path:
-    """The file a person names: itself, or of a run's folds the one asked for, or the best.
-
-    Raises:
-        CheckpointError: if there is none.
-        ConfigError: if the run has no such fold.
-    """
-    path = Path(place).expanduser()
-    if not path.is_dir():
-        if fold is not None and path.is_file():
-            raise ConfigError(f"{path} is one matcher; --fold chooses among those of a run")
-        if not path.is_file():
-            raise CheckpointError(
-                f"there is no run at {path}; give the directory that run.py wrote, or a {MATCHER}"
-            )
-        return path
-    files = {
-        int(match[1]): each
-        for each in sorted(path.glob(f"fold_*/{MATCHER}"))
-        if (match := _FOLD.fullmatch(each.parent.name))
-    }
-    if not files and (path / MATCHER).is_file() and fold is None:
-        return path / MATCHER
-    if not files:
-        raise CheckpointError(
-            f"{path} holds no matcher (fold_0/{MATCHER}); a run writes one when a fold is finished: "
-            "go on with it by run.py --resume, or name another run"
-        )
-    if fold is not None:
-        if fold not in files:
-            known = ", ".join(map(str, sorted(files)))
-            raise ConfigError(f"--fold {fold}: {path} has finished the folds {known}")
-        return files[fold]
-    if len(files) == 1:
-        return next(iter(files.values()))
-    scores = {number: float(_read(each, mmap=True)["score"]) for number, each in files.items()}
-    return files[max(sorted(scores), key=lambda number: scores[number])]
-
-
-def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """A file's values, of the kinds they should be."""
-    state = load_checkpoint(path, mmap=mmap)
-    if not isinstance(state, dict) or state.get("kind") != _KIND:
-        raise CheckpointError(f"{path} is no matcher; expected a {MATCHER} that run.py wrote")
-    kinds: dict[str, type | tuple[type, ...]] = {
-        **dict.fromkeys(("model", "preprocessing", "rule", "weights"), dict),
-        **dict.fromkeys(("run", "weights_sha256"), str),
-        **{"class_names": list, "fold": int, "score": (int, float), "text": (dict, type(None))},
-    }
-    for key, kind in kinds.items():
-        if key not in state or not isinstance(state[key], kind):
-            raise CheckpointError(
-                f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it anew "
-                "with run.py --resume"
-            )
-    return state
-
-
-def _rule_of(values: Mapping[str, Any]) -> MatchRule:
-    """The rule a file describes; ``MatchRule`` judges the numbers, here their kinds are."""
-    text = values.get("text")
-    kinds = {
-        "units": str,
-        "mode": str,
-        "min_matches": int,
-        "expansion": int,
-        "text": (dict, type(None)),
-    }
-    for section in (values, text or {}):
-        for name, value in section.items():
-            kind = kinds.get(name, float)
-            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-                raise ConfigError(f"rule: {printable(str(name))} is a {type(value).__name__}")
-    return MatchRule(**{**values, "text": None if text is None else TextRule(**text)})
