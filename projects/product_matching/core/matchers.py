@@ -10,7 +10,8 @@ from projects.product_matching.core.config import Config
 from projects.product_matching.core.evaluation import BOTH, IMAGE, SourceMatches
 from projects.product_matching.core.items import Items
 from projects.product_matching.core.match_rules import MatchRule, TextRule
-from projects.product_matching.core.matcher import Matcher, matcher_path
+from projects.product_matching.core.matcher import Matcher
+from projects.product_matching.core.matcher_files import matcher_path
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.titles import ENCODER
 from projects.product_matching.core.training import FoldOutcome
