@@ -124,12 +124,13 @@ def _fill(
         accepted = _parameters(node)
         for name, value in facts.items():
             if name in accepted:
+                node.setdefault(name, None)  # a key of the section, no fact beside it
                 context.resolve(f"{place}.{name}", value, Source.DATA, by=by)
 
 
-def _nodes(tree: Any, key: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _nodes(tree: Any, key: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Every section with a target, and its key."""
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict):
         if TARGET in tree:
             yield tree, key
         for name, value in tree.items():
