@@ -1,5 +1,6 @@
 """A small matcher and folders of images for the tests of this folder."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,20 @@ SECTION: dict[str, Any] = {
 }
 
 
+@functools.cache
+def _products() -> dict[str, Any]:
+    return digit_products.make()["test"]
+
+
 def small_matcher(seed: int = 0, dimension: int = 16, **values: Any) -> Matcher:
     """With random weights; images that are alike have embeddings that are."""
     section = {**SECTION, "embedding_dim": dimension}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = instantiate(section)
-    recipe = PreprocessingConfig(image_size=[32, 32], mode="L", mean=[0.25], std=[0.2])
+    recipe = PreprocessingConfig(
+        image_size=[32, 32], mode="L", resize="stretch", mean=[0.25], std=[0.2]
+    )
     arguments: dict[str, Any] = {
         "network": network,
         "section": section,
@@ -46,7 +54,7 @@ def small_matcher(seed: int = 0, dimension: int = 16, **values: Any) -> Matcher:
 
 def write_products(folder: Path, count: int, start: int = 0) -> list[Path]:
     """PNG files of ``embedded/digit_products`` in folders named by product, in sorted order."""
-    data = digit_products.make()["test"]
+    data = _products()
     files = []
     for row in range(start, start + count):
         file = folder / f"{data['label'][row]:02d}" / f"{row:03d}.png"
@@ -58,4 +66,4 @@ def write_products(folder: Path, count: int, start: int = 0) -> list[Path]:
 
 def title_of(file: Path) -> str:
     """The title of a file that ``write_products`` wrote."""
-    return str(digit_products.make()["test"]["title"][int(file.stem)])
+    return str(_products()["title"][int(file.stem)])
