@@ -55,8 +55,10 @@ def composed(*words: str) -> tuple[Config, Any]:
 
 
 def train(home: Path, *words: str) -> Finished:
-    """A new session at ``home``."""
-    config, context = composed(*SMALL, *words)
+    """A new session at ``home``; words win over those of ``SMALL``."""
+    keys = {word.partition("=")[0] for word in words}
+    small = [word for word in SMALL if word.partition("=")[0] not in keys]
+    config, context = composed(*small, *words)
     context.experiment = "product_matching"
     return run_session(config, context, home)
 

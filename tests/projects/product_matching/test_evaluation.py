@@ -29,7 +29,9 @@ def test_either_source_finds_what_the_other_misses() -> None:
     labels = {0: list("aabb"), 1: list("ccdd")}
     held_out = {fold: _items(own, fold) for fold, own in labels.items()}
     images = {fold: _vectors([0, 0, 1, 2]) for fold in labels}  # the second pair looks different
-    titles = {fold: _vectors([0, 1, 2, 2]) for fold in labels}  # the first pair is named differently
+    titles = {
+        fold: _vectors([0, 1, 2, 2]) for fold in labels
+    }  # the first pair is named differently
     found = judge_folds(held_out, images, titles, _config("union"))
     # Alone, each finds one pair of two: the other items list only themselves, F = 2/3.
     for source in (IMAGE, TITLE):

@@ -66,16 +66,12 @@ def test_a_subset_keeps_every_column_in_step(tmp_path: Path) -> None:
         ("image,label\na.png,x\nb.png,y\n", "no two of the 2 items share a label"),
     ],
 )
-def test_a_csv_file_that_cannot_be_used_says_where(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_csv_file_that_cannot_be_used_says_where(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_items(_csv(tmp_path, text))
 
 
-def test_a_label_with_one_item_is_allowed_and_counted(
-    tmp_path: Path, logged: list[str]
-) -> None:
+def test_a_label_with_one_item_is_allowed_and_counted(tmp_path: Path, logged: list[str]) -> None:
     config = _csv(tmp_path, "image,label\na.png,x\nb.png,x\nc.png,y\n")
     assert read_items(config).alone == 1
     assert any("1 of 2 labels have one item" in line for line in logged)

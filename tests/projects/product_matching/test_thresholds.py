@@ -45,7 +45,9 @@ def test_a_fold_is_judged_at_the_best_threshold_of_the_others(least: int) -> Non
         others = [fold for place, fold in enumerate(folds) if place != number]
         tried = torch.cat([parts[p].scores.flatten() for p in range(3) if p != number]).unique()
         best = max(
-            float(torch.cat([_brute_force(*fold, float(t) - 1e-7, least) for fold in others]).mean())
+            float(
+                torch.cat([_brute_force(*fold, float(t) - 1e-7, least) for fold in others]).mean()
+            )
             for t in tried[::25]
         )
         assert found[number].curve.best[1] >= best - 1e-9
