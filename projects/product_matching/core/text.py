@@ -133,7 +133,7 @@ class TfidfEncoder:
         projection = None
         if len(vocabulary) > _WIDEST:
             signs = SparseRandomProjection(_WIDEST, density=_SIGNS / _WIDEST, random_state=0)
-            projection = signs.fit(np.empty((1, len(vocabulary)), np.float32)).components_
+            projection = signs.fit(np.zeros((1, len(vocabulary)), np.float32)).components_
             projection = projection.tocsr().astype(np.float32)
         return cls(analyzer, ngrams, vocabulary, torch.from_numpy(vectorizer.idf_), projection)
 
