@@ -106,7 +106,9 @@ def fold_images(config: Config, context: RunContext, train: Items, held_out: Ite
         train.sources, preprocessing, config.transforms.augmentation, cache
     )
     plain = PreprocessedImages(train.sources, preprocessing, cache=cache)
-    held = PreprocessedImages(held_out.sources, preprocessing)
+    # Filled before the training begins: an image that cannot be read stops it now, not at its end.
+    held_cache = _cached(held_out.sources, config, preprocessing)
+    held = PreprocessedImages(held_out.sources, preprocessing, cache=held_cache)
     sizes = {"train": len(train), "held out": len(held_out)}
     info = DatasetInfo(
         name=train.origin,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.config import RunContext, load_run_config
 from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
-from common.utils.errors import ConfigError, DataError
+from common.utils.errors import ConfigError, DataError, InputError
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
 from common.utils.runs import Run
@@ -89,42 +89,15 @@ def run_session(
                 "a session is resumed with its own values, which all its folds share; got "
                 f"{' '.join(context.overrides)}"
             )
-    with Run(home, config.seed) as run:
-        run.confirm()
-        items, bad = readable(items, config, home)
-        folds = _frozen(home / FOLDS, items, config)
-        _check(folds, config)
-        outcomes: dict[int, FoldOutcome] = {}
-        for number in fold_numbers(config):
-            outcomes[number] = _fold(home, items, folds, number)
-            setup_logger(run.log_file)  # the fold's own log has ended
-            if config.pictures.draw:
-                draw_fold(outcomes[number], config)
-            stored(home)
-        titles = None
-        if config.text.mode != "none":
-            titles = _titles(config, items, folds, outcomes)
-        held_out = {number: outcome.items for number, outcome in outcomes.items()}
-        images = {number: outcome.embeddings for number, outcome in outcomes.items()}
-        judged = judge_folds(held_out, images, titles, config)
-        facts = {
-            "origin": items.origin,
-            "items": len(items),
-            "labels": len(set(items.labels)),
-            "alone": items.alone,
-            "unreadable": len(bad),
-        }
-        metrics = write_report(home, config, outcomes, judged, facts)
-        trained = {n: items.subset(split(folds, n, config)[0]) for n in outcomes}
-        save_matchers(home, outcomes, trained, judged)
-        if config.pictures.draw:
-            draw_session(home, config, judged)
-        pooled = next(iter(judged.values())).pooled
-        run.record(
-            metrics=pooled | {k: v["mean"] for k, v in metrics["retrieval"]["spread"].items()}
-        )
+    try:
+        finished = _train_and_report(home, items, config, stored)
+    except InputError:
+        # What was typed is wrong: a new session that has trained nothing leaves nothing.
+        if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
+            shutil.rmtree(home)
+        raise
     stored(home)
-    return Finished(home, metrics, judged)
+    return finished
 
 
 def deal(items: Items, config: Config) -> Folds:
@@ -168,6 +141,46 @@ def fold_numbers(config: Config) -> list[int]:
     if config.folds.kind == GIVEN:
         return [0]
     return list(range(config.folds.count)) if config.folds.only is None else [config.folds.only]
+
+
+def _train_and_report(
+    home: Path, items: Items, config: Config, stored: Callable[[Path], None]
+) -> Finished:
+    with Run(home, config.seed) as run:
+        run.confirm()
+        items, bad = readable(items, config, home)
+        folds = _frozen(home / FOLDS, items, config)
+        _check(folds, config)
+        outcomes: dict[int, FoldOutcome] = {}
+        for number in fold_numbers(config):
+            outcomes[number] = _fold(home, items, folds, number)
+            setup_logger(run.log_file)  # the fold's own log has ended
+            if config.pictures.draw:
+                draw_fold(outcomes[number], config)
+            stored(home)
+        titles = None
+        if config.text.mode != "none":
+            titles = _titles(config, items, folds, outcomes)
+        held_out = {number: outcome.items for number, outcome in outcomes.items()}
+        images = {number: outcome.embeddings for number, outcome in outcomes.items()}
+        judged = judge_folds(held_out, images, titles, config)
+        facts = {
+            "origin": items.origin,
+            "items": len(items),
+            "labels": len(set(items.labels)),
+            "alone": items.alone,
+            "unreadable": len(bad),
+        }
+        metrics = write_report(home, config, outcomes, judged, facts)
+        trained = {n: items.subset(split(folds, n, config)[0]) for n in outcomes}
+        save_matchers(home, outcomes, trained, judged)
+        if config.pictures.draw:
+            draw_session(home, config, judged)
+        pooled = next(iter(judged.values())).pooled
+        run.record(
+            metrics=pooled | {k: v["mean"] for k, v in metrics["retrieval"]["spread"].items()}
+        )
+    return Finished(home, metrics, judged)
 
 
 def _frozen(path: Path, items: Items, config: Config) -> Folds:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,13 @@ def composed(*words: str) -> tuple[Config, Any]:
     return compose(Config, PROJECT / "run.py", None, list(words))
 
 
-def train(home: Path, *words: str) -> Finished:
+def train(home: Path, *words: str, stored: Callable[[Path], None] = lambda path: None) -> Finished:
     """A new session at ``home``; words win over those of ``SMALL``."""
     keys = {word.partition("=")[0] for word in words}
     small = [word for word in SMALL if word.partition("=")[0] not in keys]
     config, context = composed(*small, *words)
     context.experiment = "product_matching"
-    return run_session(config, context, home)
+    return run_session(config, context, home, stored)
 
 
 def resume(home: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from common.utils.errors import ConfigError
 from projects.product_matching.core.places import COPIED, RemoteCopy, open_place
-from tests.projects.product_matching.sessions import composed
+from tests.projects.product_matching.sessions import composed, train, write_photos
 
 SECRET = "a-secret-nobody-should-read"
 
@@ -66,6 +66,27 @@ def test_a_copy_holds_every_file_and_later_only_what_changed(bucket: Any, tmp_pa
     assert system.cat(f"{name}/runs/session/report.md") == b"second"
     assert copy.copy(home) == 0
     assert RemoteCopy(f"s3://{name}/elsewhere").copy(home) == 2
+
+
+def test_a_session_is_in_the_bucket_after_every_fold(bucket: Any, tmp_path: Path) -> None:
+    name, system = bucket
+    copy, after = RemoteCopy(f"s3://{name}/runs"), []
+
+    def store(home: Path) -> None:
+        copy.store(home)
+        system.invalidate_cache()
+        after.append({path.split("/", 3)[3] for path in system.find(f"{name}/runs")})
+
+    photos = write_photos(tmp_path / "photos")
+    home = tmp_path / "session"
+    words = (f"data.folder={photos}", "pictures.draw=false", "trainer.max_steps=2")
+    train(home, *words, stored=store)
+    first, second, end = after
+    assert "fold_0/embeddings.safetensors" in first
+    assert not any(path.startswith("fold_1/") for path in first)
+    assert "fold_1/embeddings.safetensors" in second
+    assert {"report.md", "metrics.json", "out_of_fold.csv", "fold_0/matcher.pt"} <= end - second
+    assert system.cat(f"{name}/runs/session/report.md") == (home / "report.md").read_bytes()
 
 
 def test_a_copy_that_fails_is_one_line_and_the_next_one_makes_up_for_it(

@@ -119,7 +119,7 @@ def test_what_the_data_decides_stands_in_the_fold_s_configuration() -> None:
     assert context.source("model.backbone.in_channels").name == "DATA"
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_session_killed_in_a_fold_ends_as_one_that_was_not(
     server: TrialServer, tmp_path: Path, step: int
 ) -> None:
@@ -193,6 +193,7 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(tmp_path: Path) -> No
     words = (f"data.folder={photos}", "pictures.draw=false", "trainer.max_steps=2")
     with pytest.raises(DataError, match=bad.name):
         train(tmp_path / "fails", *words)
+    assert not (tmp_path / "fails").exists()  # nothing was trained, so nothing is left
     done = train(tmp_path / "skips", *words, "data.on_bad=skip")
     assert done.metrics["data"]["unreadable"] == 1
     assert done.metrics["data"]["items"] == LABELS * EACH - 1
