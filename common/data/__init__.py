@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from common.data.image_batches import collate_images
     from common.data.image_cache import ImageCache
     from common.data.image_dataset import DecodedImages, ImageDataset, scan_images
+    from common.data.image_places import find_places
     from common.data.images import decode_image
     from common.data.info import DatasetInfo, DataSplits
     from common.data.labelled_images import LabelledImagesConfig, load_labelled_images
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         padding_share,
     )
     from common.data.pairs import PairLoader, load_pairs, pad_batch, read_pairs
+    from common.data.preprocessed_images import PreprocessedImages
     from common.data.preprocessing import Preprocessing, random_resized_crop
     from common.data.preprocessing_config import PreprocessingConfig
     from common.data.splits import find_duplicates, load_splits
@@ -70,6 +72,7 @@ _HOMES = {
     "DecodedImages": "image_dataset",
     "ImageDataset": "image_dataset",
     "scan_images": "image_dataset",
+    "find_places": "image_places",
     "decode_image": "images",
     "DatasetInfo": "info",
     "DataSplits": "info",
@@ -93,6 +96,7 @@ _HOMES = {
     "load_pairs": "pairs",
     "pad_batch": "pairs",
     "read_pairs": "pairs",
+    "PreprocessedImages": "preprocessed_images",
     "Preprocessing": "preprocessing",
     "random_resized_crop": "preprocessing",
     "PreprocessingConfig": "preprocessing_config",
@@ -124,6 +128,7 @@ __all__ = [
     "Order",
     "PairLoader",
     "PoissonBatches",
+    "PreprocessedImages",
     "Preprocessing",
     "PreprocessingConfig",
     "SampleLoader",
@@ -140,6 +145,7 @@ __all__ = [
     "download_model",
     "fetch_dataset",
     "find_duplicates",
+    "find_places",
     "frozen_folds",
     "get_assets_dir",
     "get_datasets_dir",

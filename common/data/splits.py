@@ -1,6 +1,6 @@
 """Splits: from a name to their columns, embedded and stored alike; and what they share by mistake."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,33 @@ class _StoredColumns(Mapping[str, list[Any]]):
     def class_names(self, column: str) -> tuple[str, ...]:
         """The names of a column of class labels; empty for any other."""
         return tuple(getattr(self._data.features[column], "names", None) or ())
+
+    def encoded(self, column: str) -> Sequence[Any]:
+        """The images of a column as they are stored, read one at a time."""
+        from datasets import Image
+
+        return _Rows(self._data.select_columns([column]).cast_column(column, Image(decode=False)))
+
+
+class _Rows(Sequence[Any]):
+    """The values of the one column of a table, read when they are asked for."""
+
+    def __init__(self, table: "Dataset") -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: Any) -> Any:
+        return next(iter(self._table[int(index)].values()))
+
+
+def encoded_images(columns: Columns, column: str) -> Sequence[Any]:
+    """The images in ``column``, which must be there; those of a stored data set stay encoded."""
+    if isinstance(columns, _StoredColumns):
+        return columns.encoded(column)
+    values: Sequence[Any] = columns[column]
+    return values
 
 
 def class_names(columns: Columns, column: str) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from common.utils.logging import setup_logger
     from common.utils.runs import Run
     from common.utils.seeding import mix_seed, seed_everything
-    from common.utils.weights import read_weights, save_weights
+    from common.utils.weights import hash_weights, read_weights, save_weights
 
 _HOMES = {
     "Run": "runs",
+    "hash_weights": "weights",
     "latest_checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
     "mix_seed": "seeding",
@@ -27,6 +28,7 @@ _HOMES = {
 }
 __all__ = [
     "Run",
+    "hash_weights",
     "latest_checkpoint",
     "load_checkpoint",
     "mix_seed",

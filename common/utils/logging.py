@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NOISY = (
     *("datasets", "transformers", "huggingface_hub"),
     *("httpx", "httpx2", "httpcore2", "filelock", "urllib3", "fsspec"),
-    "matplotlib",
+    *("faiss", "matplotlib"),
 )
 _CONSOLE = "<green>{time:HH:mm:ss}</green> <level>{level: <7}</level> {message}"
 _FILE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {message}"

@@ -1,8 +1,11 @@
 """Finished weights as ``model.safetensors``: a format that holds tensors and nothing else."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from common.utils.errors import CheckpointError
 from common.utils.files import fsync_dir, temporary_beside
@@ -42,3 +45,17 @@ def read_weights(module: nn.Module, path: Path) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"cannot read weights from {path}: {reason}") from None
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of names, types, shapes and values, in hex; the order of names does not matter.
+
+    Args:
+        weights: A state dict, on any device.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,15 +1,12 @@
-"""What the command lines of the eight tools share: flags, ``key=value`` words, one-line mistakes.
+"""The flags of the eight tools, and the keys of the configuration that they set.
 
 Nothing here imports PyTorch, so that ``--help`` and a mistyped flag are answered at once.
 """
 
 import argparse
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
-from common.utils.errors import ConfigError
-from common.utils.text import nearest
+from common.utils.arguments import Parser as PlainParser
 
 # Flags that people know, and the keys they set.
 KEYS = {
@@ -28,52 +25,13 @@ KEYS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """``argparse`` with examples in the help, mistakes in one line, and ``--a_b`` beside ``--a-b``.
-
-    Args:
-        prog: The command.
-        description: One line.
-        examples: Command lines, shown below the options.
-    """
-
-    def __init__(self, prog: str, description: str, examples: Sequence[str] = ()) -> None:
-        super().__init__(
-            prog=prog,
-            description=description.replace("``", ""),
-            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def option(self, name: str, help: str, **kwargs: Any) -> None:
-        """Add ``--name``, written with underscores or dashes."""
-        names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        self.add_argument(*names, help=help, **kwargs)
+class Parser(PlainParser):
+    """A command line with flags that set keys."""
 
     def key_options(self, *names: str) -> None:
         """Add flags of ``KEYS``; their values are checked by the configuration's schema."""
         for name in names:
             self.option(name, f"the same as {KEYS[name]}=VALUE", metavar="VALUE")
-
-    def words(self, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-        """The flags, and the ``key=value`` words between them.
-
-        Raises:
-            ConfigError: for a flag that does not exist, and a word that is no ``key=value``.
-        """
-        arguments, rest = self.parse_known_args(argv)
-        for word in rest:
-            if word.startswith("--") or "=" not in word:
-                match = nearest(word.partition("=")[0], self._option_string_actions)
-                hint = f"did you mean {match}?" if match else f"see {self.prog} --help"
-                raise ConfigError(f"{self.prog}: unknown argument '{word}'; {hint}")
-        return arguments, rest
-
-    def error(self, message: str) -> NoReturn:
-        """One line and exit code 2, without the usage."""
-        sys.stderr.write(f"error: {self.prog}: {message}; see {self.prog} --help\n")
-        raise SystemExit(2)
 
 
 def overrides_of(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
@@ -84,10 +42,3 @@ def overrides_of(arguments: argparse.Namespace, words: Sequence[str]) -> list[st
         if (value := getattr(arguments, name, None)) is not None
     ]
     return [*flags, *words]
-
-
-def show(table: Mapping[str, object]) -> None:
-    """Names and values on standard output, one a line."""
-    width = max(map(len, table), default=0)
-    for name, value in table.items():
-        sys.stdout.write(f"{name:<{width}}  {value}\n")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.utils.arguments import Parser, show
 from common.utils.errors import ConfigError, DataError, exit_on_error
-from projects.image_classification.cli.arguments import Parser, show
 
 EXAMPLES = (
     "ml-init-config data/my_dataset              # configs/my_dataset_config.yaml",

@@ -4,8 +4,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from common.utils.arguments import show
 from common.utils.errors import ConfigError, exit_on_error
-from projects.image_classification.cli.arguments import Parser, overrides_of, show
+from projects.image_classification.cli.arguments import Parser, overrides_of
 
 EXAMPLES = (
     "ml-lr-finder --config configs/digits_config.yaml",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from common.config import RunContext
 from common.data.image_batches import stack_images
+from common.data.image_reading import read_images
 from common.data.preprocessing import Preprocessing
 from common.training import Task, load_run_weights
 from common.training.precision import Precision
@@ -30,7 +31,6 @@ from projects.image_classification.core.config import Config
 from projects.image_classification.core.config_files import run_config
 from projects.image_classification.core.datasets import dataset_info
 from projects.image_classification.core.experiment import trainer_config
-from projects.image_classification.core.inference.reading import read_images
 from projects.image_classification.core.run_directories import WEIGHTS, missing_checkpoint, run_of
 from projects.image_classification.core.task import ImageClassifier
 

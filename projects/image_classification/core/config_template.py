@@ -16,9 +16,10 @@ from typing import Any
 from common.config import RunContext, Source
 from common.config.template import template
 from common.config.tree import read
+from common.data.pixel_statistics import LOOKED_AT, resolve_recipe
 from common.utils.errors import ConfigError, DataError
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.facts import LOOKED_AT, resolve_facts, resolve_recipe
+from projects.image_classification.core.facts import resolve_facts
 from projects.image_classification.core.folder.image_folder import find_images
 from projects.image_classification.core.index_files import read_index
 
@@ -98,7 +99,9 @@ def dataset_template(
         names = sorted(set(found.classes))
         context.resolve("data.class_names", names, Source.DATA, by="raw/")
         context.resolve("data.num_classes", len(names), Source.DATA, by="raw/")
-        resolve_recipe(config, context, [data_dir / path for path in listed], by="raw/")
+        resolve_recipe(
+            config.preprocessing, context, [data_dir / path for path in listed], by="raw/"
+        )
         seen = f"all {len(listed):,} images of raw/"
     counts = Counter(path.split("/")[1] for path in listed)
     names = list(config.data.class_names or ())

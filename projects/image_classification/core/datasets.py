@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
-from torch import Tensor
 
 from common.data.augmentation_config import AugmentationConfig
-from common.data.image_augmentation import build_augmentation
 from common.data.image_batches import collate_images
 from common.data.image_cache import ImageCache
-from common.data.image_dataset import DecodedImages, ImageDataset
+from common.data.image_dataset import ImageDataset
 from common.data.info import DatasetInfo, DataSplits
 from common.data.loaders import SampleLoader
 from common.data.mixing import Mixing
 from common.data.orders import BalancedBatches, Order, ShuffledBatches
+from common.data.preprocessed_images import PreprocessedImages
 from common.data.preprocessing import Preprocessing
 from common.utils.errors import DataError
 from projects.image_classification.core.config import Config
@@ -44,44 +43,6 @@ class MixedBatches:
 
     def __call__(self, samples: list[Any]) -> Any:
         return self.mixing(collate_images(samples))
-
-
-class PreprocessedImages(DecodedImages):
-    """Files as the network's pixels.
-
-    Args:
-        sources: The files.
-        preprocessing: The recipe of evaluation.
-        augmentation: For training: a random crop, and what moves and colours the image.
-        cache: Decoded and resized images of the same sources.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Any],
-        preprocessing: Preprocessing,
-        augmentation: AugmentationConfig | None = None,
-        cache: ImageCache | None = None,
-    ) -> None:
-        super().__init__(sources, preprocessing.mode)
-        self.preprocessing, self.cache = preprocessing, cache
-        self._crop = augmentation if augmentation and augmentation.random_crop else None
-        self._augment: Callable[[Tensor], Tensor] | None = (
-            build_augmentation(augmentation, preprocessing.channels) if augmentation else None
-        )
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = self._read(index)
-        return self._augment(image) if self._augment else image
-
-    def _read(self, index: int) -> Tensor:
-        source = self.sources[index] if self.cache is None else self.cache[index]
-        if self._crop is not None:
-            (least, most), (narrow, wide) = self._crop.crop_scale, self._crop.crop_ratio
-            return self.preprocessing.random_crop(source, (least, most), (narrow, wide))
-        if self.cache is not None:
-            return self.preprocessing.finish(source)
-        return self.preprocessing(source)
 
 
 class IndexedImageDataset(ImageDataset):

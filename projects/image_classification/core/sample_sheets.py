@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 
 from common.config import RunContext
+from common.data.preprocessed_images import PreprocessedImages
 from common.data.preprocessing import Preprocessing
 from common.data.randomness import isolated_generators, seed_generators
 from common.utils.errors import ConfigError
 from common.visualization.image_sheet import mistake_captions, percent
 from projects.image_classification.core.config import ALL_FOLDS, Config
-from projects.image_classification.core.datasets import (
-    IndexedImageDataset,
-    PreprocessedImages,
-    evaluation_loader,
-)
+from projects.image_classification.core.datasets import IndexedImageDataset, evaluation_loader
 from projects.image_classification.core.facts import resolve_facts
 from projects.image_classification.core.index_files import read_index
 from projects.image_classification.core.predictions import predict_logits

@@ -260,6 +260,13 @@ class VectorIndex:
         found = self._snapshot.rows_of(encoded(ids))
         return [name for name, row in zip(ids, found.tolist(), strict=True) if row < 0]
 
+    def ids(self) -> Iterator[str]:
+        """The names of all vectors that can be found, in order of insertion."""
+        alive, names = self._snapshot.gallery.alive, self._snapshot.names
+        for row in range(self._snapshot.manifest.rows):
+            if alive is None or alive[row]:
+                yield names.name(row)
+
     def search(self, queries: Float[Tensor, "Q D"], k: int) -> list[Matches]:
         """The k nearest of every query, equal scores in order of insertion.
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from common.data.image_places import find_places
 from common.metrics.predictions import read_predictions as read_csv
 from projects.image_classification.cli.inference import main
 from projects.image_classification.core.classifier import load_classifier
-from projects.image_classification.core.inference.image_places import find_places
 from projects.image_classification.core.inference.prediction import dataset_of, predict_dataset
 from projects.image_classification.core.predictions import read_predictions
 from tests.projects.image_classification.finished_runs import CLASSES, draw_fruit

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from common.config import RunContext
 from common.config.tree import read
+from common.data.preprocessed_images import PreprocessedImages
 from common.metrics.calibration import CalibrationReport, TemperatureScaling, calibration_report
 from common.metrics.classification import ClassificationReport, classification_metrics
 from common.utils.runs import Run
 from projects.image_classification.core.config import Config
-from projects.image_classification.core.datasets import IndexedImageDataset, PreprocessedImages
+from projects.image_classification.core.datasets import IndexedImageDataset
 from projects.image_classification.core.evaluation.report import (
     CardFacts,
     write_evaluation,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.pixel_statistics import evenly_spaced
 from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError
 from common.utils.files import atomic_write_text, sha256_file
@@ -29,7 +30,6 @@ from projects.image_classification.core.export.onnx_metadata import metadata_of
 from projects.image_classification.core.export.onnx_network import OnnxNetwork, onnx_network
 from projects.image_classification.core.export.onnx_validation import TOLERANCE, compare, validate
 from projects.image_classification.core.export.quantisation import CALIBRATION_IMAGES, quantise
-from projects.image_classification.core.facts import evenly_spaced
 from projects.image_classification.core.inference.prediction import data_loader, dataset_of
 
 REPORT = "validation_report.json"

@@ -16,19 +16,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.data.image_places import ENDINGS
 from common.utils.errors import DataError
 
-# File endings of the formats that ``common.data.images.decode_image`` reads; the content decides.
-ENDINGS = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **dict.fromkeys((".png", ".apng"), "PNG"),
-    ".gif": "GIF",
-    **dict.fromkeys((".bmp", ".dib"), "BMP"),
-    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
-    ".webp": "WEBP",
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".j2c", ".jpc"), "JPEG2000"),
-}
 _HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir"}
 
 

@@ -14,13 +14,13 @@ from loguru import logger
 from torch import Tensor
 
 from common.data.image_batches import stack_images
+from common.data.image_reading import read_images
 from common.data.loaders import SampleLoader
 from common.utils.errors import CheckpointError, DataError
 from common.utils.text import printable
 from projects.image_classification.core.classifier import BEST, Classifier, run_directory
 from projects.image_classification.core.datasets import IndexedImageDataset, evaluation_loader
 from projects.image_classification.core.folder.split_files import read_classes
-from projects.image_classification.core.inference.reading import read_images
 from projects.image_classification.core.predictions import (
     Predictions,
     predict_logits,

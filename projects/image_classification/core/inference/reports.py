@@ -14,6 +14,7 @@ from loguru import logger
 from torch import Tensor
 
 from common.config.files import show_path
+from common.data.image_places import FoundImages, find_places
 from common.metrics.calibration import TemperatureScaling
 from common.metrics.classification import ClassificationReport, classification_metrics
 from common.training.strategies import Strategy
@@ -29,7 +30,6 @@ from projects.image_classification.core.classifier import (
 from projects.image_classification.core.datasets import IndexedImageDataset
 from projects.image_classification.core.evaluation.report import write_evaluation
 from projects.image_classification.core.evaluation.run_evaluation import pixels_of
-from projects.image_classification.core.inference.image_places import FoundImages, find_places
 from projects.image_classification.core.inference.prediction import (
     FilePredictions,
     dataset_of,

@@ -13,7 +13,18 @@ from pathlib import Path
 
 from common.utils.errors import DataError
 from common.utils.text import printable
-from projects.image_classification.core.folder.image_folder import ENDINGS
+
+# File endings of the formats that ``common.data.images.decode_image`` reads; the content decides.
+ENDINGS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    ".gif": "GIF",
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".webp": "WEBP",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".j2c", ".jpc"), "JPEG2000"),
+}
 
 
 @dataclass
@@ -32,8 +43,12 @@ class FoundImages:
     ignored: int = 0
 
 
-def find_places(places: Sequence[str]) -> FoundImages:
+def find_places(places: Sequence[str], option: str = "--images") -> FoundImages:
     """The images of folders (with all below), files and patterns (``**`` reaches any depth).
+
+    Args:
+        places: As they were typed.
+        option: What they were given as, for messages.
 
     Raises:
         DataError: if a place does not exist or matches nothing, or there is no image at all.
@@ -50,7 +65,7 @@ def find_places(places: Sequence[str]) -> FoundImages:
             if not matches:
                 what = "no file matches" if glob.has_magic(str(path)) else "there is nothing at"
                 raise DataError(
-                    f"--images: {what} '{printable(place)}' (in {Path.cwd()}); expected a folder, "
+                    f"{option}: {what} '{printable(place)}' (in {Path.cwd()}); expected a folder, "
                     "an image, or a pattern in quotes such as 'photos/**/*.jpg'"
                 )
             for match in matches:
@@ -61,7 +76,7 @@ def find_places(places: Sequence[str]) -> FoundImages:
     if not found.files:
         known = ", ".join(sorted(ending[1:] for ending in ENDINGS)[:8])
         raise DataError(
-            f"--images: no image in {', '.join(map(printable, places))} ({found.ignored:,} other "
+            f"{option}: no image in {', '.join(map(printable, places))} ({found.ignored:,} other "
             f"files; images end in {known}, ...)"
         )
     return found

@@ -1,6 +1,6 @@
 """Images of any folder, one after the other: pixels, or why there are none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class _Verdicts(Dataset[Any]):
 
 def read_images(
     sources: Sequence[Any], preprocessing: Preprocessing, num_workers: int = 0
-) -> Iterator[Tensor | str]:
+) -> Generator[Tensor | str, None, None]:
     """Read images in order.
 
     Args:

@@ -1,0 +1,81 @@
+"""Where matchers lie, and what of a matcher's file is read before anything is built of it.
+
+    RUN/fold_0/matcher.pt     one for each finished fold
+
+A run is named by its directory, or by its name below the store's outputs.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from common.config import find_run
+from common.utils.checkpoint import load_checkpoint
+from common.utils.errors import CheckpointError, ConfigError
+
+MATCHER = "matcher.pt"
+KIND = "product matcher"
+_FOLD = re.compile(r"fold_(\d{1,6})")
+_PROJECT = Path(__file__).resolve().parents[1]
+
+
+def matcher_path(run: Path, fold: int) -> Path:
+    """Where a run keeps the matcher of a fold."""
+    return run / f"fold_{fold}" / MATCHER
+
+
+def matcher_file(place: Path | str, fold: int | None = None) -> Path:
+    """The file a person names: itself, or of a run's folds the one asked for, or the best.
+
+    Raises:
+        CheckpointError: if there is none.
+        ConfigError: if the run has no such fold.
+    """
+    path = Path(place).expanduser()
+    if path.is_file():
+        if fold is not None:
+            raise ConfigError(f"{path} is one matcher; --fold chooses among those of a run")
+        return path
+    path = find_run(str(place), _PROJECT)
+    files = {
+        int(match[1]): each
+        for each in sorted(path.glob(f"fold_*/{MATCHER}"))
+        if (match := _FOLD.fullmatch(each.parent.name))
+    }
+    if not files and (path / MATCHER).is_file() and fold is None:
+        return path / MATCHER
+    if not files:
+        raise CheckpointError(
+            f"{path} holds no matcher (fold_0/{MATCHER}); a run writes one when a fold is finished: "
+            "go on with it by run.py --resume, or name another run"
+        )
+    if fold is not None:
+        if fold not in files:
+            known = ", ".join(map(str, sorted(files)))
+            raise ConfigError(f"--fold {fold}: {path} has finished the folds {known}")
+        return files[fold]
+    if len(files) == 1:
+        return next(iter(files.values()))
+    scores = {
+        number: float(read_matcher(each, mmap=True)["score"]) for number, each in files.items()
+    }
+    return files[max(sorted(scores), key=lambda number: scores[number])]
+
+
+def read_matcher(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A file's values, of the kinds they should be."""
+    state = load_checkpoint(path, mmap=mmap)
+    if not isinstance(state, dict) or state.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no matcher; expected a {MATCHER} that run.py wrote")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("model", "preprocessing", "rule", "weights"), dict),
+        **dict.fromkeys(("run", "weights_sha256"), str),
+        **{"class_names": list, "fold": int, "score": (int, float), "text": (dict, type(None))},
+    }
+    for key, kind in kinds.items():
+        if key not in state or not isinstance(state[key], kind):
+            raise CheckpointError(
+                f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it anew "
+                "with run.py --resume"
+            )
+    return state

@@ -1,0 +1,144 @@
+"""Pictures of a session: neighbours right and wrong, thresholds, a map, GeM's p, DOLG's attention."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from common.config import load_run_config
+from common.data.preprocessing import Preprocessing
+from common.data.preprocessing_config import PreprocessingConfig
+from common.models import DOLG, Normalize
+from common.utils.checkpoint import load_checkpoint, load_weights
+from common.utils.errors import DataError
+from common.visualization import (
+    NeighborRow,
+    plot_embedding_map,
+    plot_image_attention,
+    plot_neighbors,
+    plot_threshold_curve,
+    plot_training_curves,
+)
+from common.visualization.curves import read_history
+from projects.product_matching.core.config import Config
+from projects.product_matching.core.evaluation import FoldMatches, SourceMatches
+from projects.product_matching.core.network import build_network
+from projects.product_matching.core.pooling_log import P
+from projects.product_matching.core.thresholds import judged as judged_rows
+from projects.product_matching.core.training import FoldOutcome
+
+PLOTS = "plots"
+_ATTENTION = 8  # images
+_SHOWN = PreprocessingConfig(image_size=[96, 96], resize="pad", mode="RGB")  # on a sheet
+
+
+def draw_fold(outcome: FoldOutcome, config: Config) -> None:
+    """The map of the held-out embeddings, GeM's p over training, and DOLG's attention."""
+    plots = outcome.directory / PLOTS
+    if (plots / "embedding_map.png").exists():
+        return  # of a fold that was finished before
+    plots.mkdir(exist_ok=True)
+    items = outcome.items
+    title = f"{len(items):,} items that the network has not seen"
+    path, most = plots / "embedding_map.png", config.pictures.points
+    _drawn(plot_embedding_map, outcome.embeddings, items.labels, path, title, most=most)
+    if any(P in record for record in read_history(outcome.directory)):
+        _drawn(plot_training_curves, outcome.directory, plots / f"{P}.png", [P])
+    _drawn(_draw_attention, outcome, plots / "attention.png")
+
+
+def draw_session(home: Path, config: Config, judged: Mapping[str, SourceMatches]) -> None:
+    """For every source of every fold the threshold's curve and sheets of queries, right and wrong."""
+    plots = home / PLOTS
+    plots.mkdir(exist_ok=True)
+    for source, found in judged.items():
+        for number, fold in found.folds.items():
+            name = f"{source.replace(' ', '_')}_fold_{number}"
+            if fold.threshold is None or fold.neighbors is None:
+                continue
+            _drawn(_draw_curve, fold, plots / f"threshold_{name}.png", source, number)
+            for is_right in (True, False):
+                kind = "right" if is_right else "wrong"
+                path = plots / f"neighbors_{kind}_{name}.png"
+                _drawn(_draw_sheet, fold, config, path, source, is_right)
+
+
+def _drawn(draw: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Pictures are beside the numbers: one that cannot be drawn is said, and stops nothing."""
+    try:
+        draw(*args, **kwargs)
+    except DataError as error:
+        logger.warning(f"a picture is left out: {error}")
+
+
+def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None:
+    assert fold.threshold is not None
+    threshold = fold.threshold
+    curves = {threshold.value_picked_on: threshold.curve}
+    if threshold.oracle_curve is not threshold.curve:
+        curves[f"fold {number}"] = threshold.oracle_curve
+    plot_threshold_curve(curves, threshold.value, path, f"Matches by {source}, fold {number}")
+
+
+def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_right: bool) -> None:
+    """Queries whose nearest neighbour is right, or those where it is wrong, evenly spaced."""
+    assert fold.neighbors is not None
+    labels = _numbered(fold.items.labels)
+    rows = judged_rows(fold.neighbors, labels)
+    wanted = (rows.matches > 0) & (rows.hits[:, 0] == is_right)
+    found = wanted.nonzero().flatten()
+    if not len(found):
+        return
+    count = min(config.pictures.queries, len(found))
+    chosen = found[torch.linspace(0, len(found) - 1, count).round().long()].tolist()
+    width = min(config.pictures.neighbors, fold.neighbors.ids.shape[1])
+    recipe = Preprocessing(_SHOWN)
+    images = {
+        row: recipe(fold.items.sources[row])
+        for row in {*chosen, *fold.neighbors.ids[chosen, :width].flatten().tolist()}
+    }
+    sheet = []
+    for query in chosen:
+        ids = fold.neighbors.ids[query, :width].tolist()
+        sheet.append(
+            NeighborRow(
+                query=images[query],
+                neighbors=[images[row] for row in ids],
+                scores=fold.neighbors.scores[query, :width].tolist(),
+                right=rows.hits[query, :width].tolist(),
+                name=fold.items.labels[query],
+                names=[fold.items.labels[row] for row in ids],
+            )
+        )
+    what = "right" if is_right else "wrong"
+    title = f"By {source}: {count} of {len(found):,} items whose nearest neighbour is {what}"
+    plot_neighbors(sheet, path, title)
+
+
+def _draw_attention(outcome: FoldOutcome, path: Path) -> None:
+    config, _ = load_run_config(Config, outcome.directory)
+    network = build_network(config.model)
+    if not isinstance(network, DOLG):
+        return
+    file = outcome.directory / "checkpoints" / "last.pt"
+    weights = load_checkpoint(file)["model"]
+    own = {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}
+    load_weights(network, own, str(file))
+    recipe = config.transforms.preprocessing
+    count = min(_ATTENTION, len(outcome.items))
+    rows = torch.linspace(0, len(outcome.items) - 1, count).round().long().tolist()
+    images = torch.stack([Preprocessing(recipe)(outcome.items.sources[row]) for row in rows])
+    with torch.inference_mode():
+        maps = network.eval().attention(Normalize(recipe.mean or (), recipe.std or ())(images))
+    captions = [(outcome.items.labels[row],) for row in rows]
+    plot_image_attention(
+        list(images), list(maps), captions, path, "DOLG: the local branch's attention"
+    )
+
+
+def _numbered(labels: tuple[str, ...]) -> Tensor:
+    known = {label: place for place, label in enumerate(sorted(set(labels)))}
+    return torch.tensor([known[label] for label in labels])

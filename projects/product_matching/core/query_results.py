@@ -1,0 +1,116 @@
+"""What was found for query images: lines on standard output, and sheets of pictures.
+
+shoes/1.jpg: 2 matches (cosine >= 0.612)
+    1   0.873  match  shoes/7.jpg
+    2   0.655  match  shoes/3.jpg
+    3   0.411         hats/2.jpg
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from common.data.images import decode_image
+from common.data.preprocessing import resized
+from common.utils.errors import DataError
+from common.utils.text import printable
+
+_SHEET = 20  # queries on a picture
+_SIDE = 320  # pixels of an image on it
+_GREY = 224
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """A query and its neighbours, best first.
+
+    Attributes:
+        query: The image.
+        files: Its neighbours.
+        scores: Of each.
+        passes: Whether each is a match.
+    """
+
+    query: Path
+    files: Sequence[Path]
+    scores: Sequence[float]
+    passes: Sequence[bool]
+
+
+def show_results(results: Sequence[QueryResult], criterion: str) -> None:
+    """Write each query and its neighbours, one a line.
+
+    Args:
+        results: One for each query.
+        criterion: What passes, such as ``cosine >= 0.612``.
+    """
+    for result in results:
+        count = sum(result.passes)
+        noun = "match" if count == 1 else "matches"
+        sys.stdout.write(f"{printable(str(result.query))}: {count} {noun} ({criterion})\n")
+        rows = zip(result.files, result.scores, result.passes, strict=True)
+        for rank, (file, score, passes) in enumerate(rows, start=1):
+            word = "match" if passes else ""
+            sys.stdout.write(f"{rank:>5}  {score:>7.4f}  {word:<5}  {printable(str(file))}\n")
+
+
+def draw_results(results: Sequence[QueryResult], folder: Path, criterion: str) -> list[Path]:
+    """Draw the neighbours of the queries, twenty queries on a sheet.
+
+    Args:
+        results: One for each query.
+        folder: Where ``neighbors.png``, ``neighbors_2.png``, ... go.
+        criterion: What passes, for the title.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: if they cannot be written there.
+    """
+    from common.visualization import NeighborRow, plot_neighbors
+
+    written = []
+    for start in range(0, len(results), _SHEET):
+        rows = [
+            NeighborRow(
+                query=_thumbnail(result.query),
+                neighbors=[_thumbnail(file) for file in result.files],
+                scores=result.scores,
+                name=_short(result.query),
+                names=[
+                    f"match: {_short(file)}" if passes else _short(file)
+                    for file, passes in zip(result.files, result.passes, strict=True)
+                ],
+            )
+            for result in results[start : start + _SHEET]
+        ]
+        sheet = start // _SHEET
+        path = folder / ("neighbors.png" if not sheet else f"neighbors_{sheet + 1}.png")
+        plot_neighbors(rows, path, f"Nearest images; a match has {criterion}")
+        written.append(path)
+    return written
+
+
+def _short(file: Path) -> str:
+    """The name with that of its folder, which says more than the name alone."""
+    return "/".join(file.parts[-2:])
+
+
+def _thumbnail(file: Path) -> Tensor:
+    """An image no larger than it is drawn; a grey square for one that is not there any more."""
+    try:
+        pixels = decode_image(file, "RGB")
+    except DataError as error:
+        logger.warning(f"{error}; the picture has a grey square in its place")
+        return torch.full((3, _SIDE, _SIDE), _GREY, dtype=torch.uint8)
+    longest = max(pixels.shape[1:])
+    if longest <= _SIDE:
+        return pixels
+    height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
+    return resized(pixels, (height, width))

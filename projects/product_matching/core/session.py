@@ -1,0 +1,259 @@
+"""Every fold of the data, one run each, then what they say together.
+
+A session is a directory with the frozen folds (``folds.json``), a run for each fold (``fold_0`` ...),
+and at the end the report, the lists of matches, a matcher for each fold and pictures. It is resumed as a
+whole: finished folds stay, the open one goes on where it was, the rest follow.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from torch import Tensor
+
+from common.config import RunContext, load_run_config
+from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
+from common.utils.errors import ConfigError, DataError, InputError
+from common.utils.files import atomic_write_text
+from common.utils.logging import setup_logger
+from common.utils.runs import Run
+from projects.product_matching.core.config import Config
+from projects.product_matching.core.evaluation import SourceMatches, judge_folds
+from projects.product_matching.core.images import readable
+from projects.product_matching.core.items import Items, read_items
+from projects.product_matching.core.matchers import save_matchers
+from projects.product_matching.core.pictures import draw_fold, draw_session
+from projects.product_matching.core.report import write_report
+from projects.product_matching.core.titles import title_embeddings
+from projects.product_matching.core.training import FoldOutcome, read_outcome, train_fold
+
+RECORD, FOLDS = "session.json", "folds.json"
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a session came to.
+
+    Attributes:
+        directory: Its own.
+        metrics: What ``metrics.json`` holds.
+        judged: The matches by source.
+    """
+
+    directory: Path
+    metrics: dict[str, Any]
+    judged: Mapping[str, SourceMatches]
+
+
+def run_session(
+    config: Config,
+    context: RunContext,
+    directory: Path,
+    stored: Callable[[Path], None] = lambda path: None,
+) -> Finished:
+    """Train the folds that are asked for and report; or go on with a session that was begun.
+
+    Args:
+        config: The session's.
+        context: Of the same configuration; ``context.resume`` is set for one that was begun.
+        directory: Of a new session, which may get a number.
+        stored: Called with the session's directory after every fold, and at the end.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, FaultError: see the parts.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "product matching trains its folds one after the other in one process; with several "
+            "processes start a command for each fold (folds.only=N)"
+        )
+    items = read_items(config.data, config.dataloader.root, titles=config.text.mode != "none")
+    if context.resume is None:
+        deal(items, config)  # refuse what cannot be dealt before there is a directory
+        home = Run.claim(directory, config.seed).directory
+        atomic_write_text(home / "config.yaml", context.to_yaml())
+        record = {"overrides": context.overrides, "dry_run": context.dry_run}
+        atomic_write_text(home / RECORD, json.dumps(record, indent=2) + "\n")
+    else:
+        home = context.resume
+        if context.overrides:
+            raise ConfigError(
+                "a session is resumed with its own values, which all its folds share; got "
+                f"{' '.join(context.overrides)}"
+            )
+    try:
+        finished = _train_and_report(home, items, config, stored)
+    except InputError:
+        # What was typed is wrong: a new session that has trained nothing leaves nothing.
+        if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
+            shutil.rmtree(home)
+        raise
+    stored(home)
+    return finished
+
+
+def deal(items: Items, config: Config) -> Folds:
+    """The folds of the items.
+
+    Raises:
+        DataError: if there are fewer labels (group) or items (stratified) than folds, too few items of
+            every label for stratified folds, a manifest is of other items, or there is no such split.
+    """
+    of, options = config.folds, (config.folds.count, config.folds.seed, config.folds.kind)
+    if of.kind == GIVEN:
+        is_query = np.array([split == of.query for split in items.splits])
+        if not is_query.any() or is_query.all():
+            raise DataError(
+                f"{items.origin}: {int(is_query.sum()):,} of {len(items):,} items are of the split "
+                f"'{of.query}' (folds.query); expected some of them, and the rest to train on"
+            )
+        return Folds(items.names, items.labels, is_query.astype(np.int64), 2, of.seed, GIVEN)
+    if of.manifest is not None:
+        path = Path(of.manifest).expanduser()
+        if not path.is_file():
+            raise DataError(f"folds.manifest: there is no file {path}")
+        return frozen_folds(path, items.names, items.labels, *options)
+    if of.kind == "stratified":
+        most = max(Counter(items.labels).values())
+        if most < of.count:
+            raise DataError(
+                f"{items.origin}: no label has {of.count} items (the most is {most}), so {of.count} "
+                "stratified folds cannot have one each; use fewer folds, or folds.kind=group"
+            )
+    return make_folds(items.names, items.labels, *options)
+
+
+def split(folds: Folds, number: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows that are held out."""
+    return folds.split(1 if config.folds.kind == GIVEN else number)
+
+
+def fold_numbers(config: Config) -> list[int]:
+    """The folds that are trained."""
+    if config.folds.kind == GIVEN:
+        return [0]
+    return list(range(config.folds.count)) if config.folds.only is None else [config.folds.only]
+
+
+def _train_and_report(
+    home: Path, items: Items, config: Config, stored: Callable[[Path], None]
+) -> Finished:
+    with Run(home, config.seed) as run:
+        run.confirm()
+        items, bad = readable(items, config, home)
+        folds = _frozen(home / FOLDS, items, config)
+        _check(folds, config)
+        outcomes: dict[int, FoldOutcome] = {}
+        for number in fold_numbers(config):
+            outcomes[number] = _fold(home, items, folds, number)
+            setup_logger(run.log_file)  # the fold's own log has ended
+            if config.pictures.draw:
+                draw_fold(outcomes[number], config)
+            stored(home)
+        titles = None
+        if config.text.mode != "none":
+            titles = _titles(config, items, folds, outcomes)
+        held_out = {number: outcome.items for number, outcome in outcomes.items()}
+        images = {number: outcome.embeddings for number, outcome in outcomes.items()}
+        judged = judge_folds(held_out, images, titles, config)
+        facts = {
+            "origin": items.origin,
+            "items": len(items),
+            "labels": len(set(items.labels)),
+            "alone": items.alone,
+            "unreadable": len(bad),
+        }
+        metrics = write_report(home, config, outcomes, judged, facts)
+        trained = {n: items.subset(split(folds, n, config)[0]) for n in outcomes}
+        save_matchers(home, outcomes, trained, judged)
+        if config.pictures.draw:
+            draw_session(home, config, judged)
+        pooled = next(iter(judged.values())).pooled
+        run.record(
+            metrics=pooled | {k: v["mean"] for k, v in metrics["retrieval"]["spread"].items()}
+        )
+    return Finished(home, metrics, judged)
+
+
+def _frozen(path: Path, items: Items, config: Config) -> Folds:
+    """The folds of a session: written once, and compared from then on.
+
+    Raises:
+        DataError: if the data has changed since.
+    """
+    if not path.exists():
+        folds = deal(items, config)
+        write_folds(path, folds)
+        return folds
+    if config.folds.kind != GIVEN:
+        of = config.folds
+        return frozen_folds(path, items.names, items.labels, of.count, of.seed, of.kind)
+    folds = deal(items, config)
+    kept = read_folds(path)
+    before = dict(zip(kept.names, kept.assigned.tolist(), strict=True))
+    now = dict(zip(folds.names, folds.assigned.tolist(), strict=True))
+    if before != now or kept.items_sha256 != folds.items_sha256:
+        raise DataError(
+            f"{items.origin} has other items than {path} says ({len(now):,} now, {len(before):,} "
+            "then, or other labels); put the data back, or start a new run"
+        )
+    return folds
+
+
+def _check(folds: Folds, config: Config) -> None:
+    """Every fold has something to find."""
+    for number in fold_numbers(config):
+        held = split(folds, number, config)[1]
+        counts = Counter(folds.labels[row] for row in held)
+        if max(counts.values()) < 2:
+            raise DataError(
+                f"fold {number} holds out {len(held):,} items, and no two share a label: there is no "
+                "match to find; use fewer folds, or data.min_per_label=2"
+            )
+
+
+def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:
+    record = json.loads((home / RECORD).read_text(encoding="utf-8"))
+    # From the session's own file: what it was composed of may have been edited since.
+    config, context = load_run_config(Config, home)
+    train, held_out = (items.subset(rows) for rows in split(folds, number, config))
+    directory = home / f"fold_{number}"
+    if (outcome := read_outcome(directory, held_out)) is not None:
+        return outcome
+    numbers = ", ".join(map(str, fold_numbers(config)))
+    logger.info(
+        f"fold {number} of {numbers}: {len(train):,} to train on, {len(held_out):,} held out"
+    )
+    context.resume = None
+    if any((directory / "checkpoints").glob("*.pt")):
+        config, context = load_run_config(Config, directory)
+        context.resume = directory
+    elif directory.exists():  # killed before there was anything to go on from
+        shutil.rmtree(directory)
+    context.experiment = "product_matching"
+    context.overrides = [] if context.resume else record["overrides"]
+    context.dry_run = record["dry_run"]
+    shares_labels = config.folds.kind != "group"
+    return train_fold(
+        config, context, train, held_out, directory=directory, asks_gallery=shares_labels
+    )
+
+
+def _titles(
+    config: Config, items: Items, folds: Folds, outcomes: Mapping[int, FoldOutcome]
+) -> dict[int, Tensor]:
+    """Of each fold's held-out titles, by an encoder that was fitted to the others."""
+    return {
+        number: title_embeddings(
+            config, items.subset(split(folds, number, config)[0]), outcome.items, outcome.directory
+        )
+        for number, outcome in outcomes.items()
+    }
