@@ -125,8 +125,9 @@ def _rule(matcher: Matcher, options: MatchOptions) -> MatchRule:
         return replace(rule, threshold=given)
     if rule.text.mode == "union":
         raise ConfigError(
-            f"--threshold {given:g}: run '{matcher.run}' takes what passes by image or by title, which "
-            "have a threshold each; leave out --threshold, or --titles to match by image alone"
+            f"--threshold {given:g}: run '{matcher.run}' takes what passes by image or by title, "
+            "which have a threshold each; leave out --threshold, or --titles to match by image "
+            "alone"
         )
     return replace(rule, text=replace(rule.text, threshold=given))
 
@@ -242,8 +243,8 @@ def _tell(
         show_unreadable(unreadable)
     if found.cut:
         sys.stderr.write(
-            f"warning: {found.cut:,} lists end at the {MOST_MATCHES:,} nearest though more pass; is "
-            "the threshold too low?\n"
+            f"warning: {found.cut:,} lists end at the {MOST_MATCHES:,} nearest though more pass; "
+            "is the threshold too low?\n"
         )
     if rule.min_matches > 1:
         sys.stdout.write(f"every list has at least {rule.min_matches} items, its image included\n")
@@ -273,6 +274,6 @@ def _criterion(rule: MatchRule, by_title: bool) -> str:
     if text.mode == "concat":
         return f"joint {rule.units} >= {text.threshold:.4g}"
     return (
-        f"{rule.units} of images >= {text.image_threshold:.4g} or of titles >= {text.threshold:.4g}; "
-        "the score is what is above"
+        f"{rule.units} of images >= {text.image_threshold:.4g} or of titles >= "
+        f"{text.threshold:.4g}; the score is what is above"
     )
