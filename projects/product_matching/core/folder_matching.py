@@ -105,12 +105,11 @@ def match_folder(options: MatchOptions) -> None:
         near = rule.matches(queries, items, k=max(_BEGIN, options.k))
         results |= _results(near, by_row, files, options.k)
     _write(out, files, found.matches, unreadable)
+    criterion = _criterion(rule, titles is not None)
+    ordered = [results[file] for file in asked]
+    draw_results(ordered, out, criterion)  # first: who reads the lines may not read them all
     _tell(matcher, rule, found, len(files), unreadable, titles is not None)
-    if asked:
-        criterion = _criterion(rule, titles is not None)
-        ordered = [results[file] for file in asked]
-        show_results(ordered, criterion)
-        draw_results(ordered, out, criterion)
+    show_results(ordered, criterion)
     sys.stdout.write(f"written: {show_path(out)}\n")
 
 

@@ -89,18 +89,20 @@ def query(directory: Path, arguments: Namespace) -> None:
             )
         )
     criterion = f"{rule.units} >= {rule.threshold:.4g}"
+    written = []
+    if arguments.out is not None:
+        out = Path(arguments.out).expanduser()
+        with explained_write(out):
+            out.mkdir(parents=True, exist_ok=True)
+        written = draw_results(results, out, criterion)
     show_results(results, criterion)
     if rule.expansion:
         sys.stdout.write(
             "the run's threshold is of queries with their neighbours added; here they are "
             "compared as they are\n"
         )
-    out = arguments.out and Path(arguments.out).expanduser()
-    if out:
-        with explained_write(out):
-            out.mkdir(parents=True, exist_ok=True)
-        for path in draw_results(results, out, criterion):
-            sys.stdout.write(f"written: {show_path(path)}\n")
+    for path in written:
+        sys.stdout.write(f"written: {show_path(path)}\n")
 
 
 def info(directory: Path, arguments: Namespace) -> None:
