@@ -170,7 +170,13 @@ MATCHING = Project(
     _PROJECTS / "product_matching",
     "metrics.json",
     _kept_matching,
-    ("P@1", "MAP@R", "F, pooled out of fold", "F of the oracle", "1-NN against what was trained on"),
+    (
+        "P@1",
+        "MAP@R",
+        "F, pooled out of fold",
+        "F of the oracle",
+        "1-NN against what was trained on",
+    ),
     _matching_cells,
 )
 PROJECTS = (CLASSIFICATION, MATCHING)

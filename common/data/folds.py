@@ -5,9 +5,9 @@
     folds = frozen_folds(Path("folds.json"), names, labels, count=5)
 
 By ``group`` a fold is judged on labels that training has never seen, as retrieval is used; by
-``stratified`` every fold has its share of each label, as a classifier needs it. Folds are a function
-of names, labels, count and seed alone: neither the order of the rows nor a library's version moves an
-item. The file holds every item, so that what changed since can be counted.
+``stratified`` every fold has its share of each label, as a classifier needs it. Folds are a
+function of names, labels, count and seed alone: neither the order of the rows nor a library's
+version moves an item. The file holds every item, so that what changed since can be counted.
 """
 
 import hashlib
@@ -91,8 +91,8 @@ def make_folds(
         labels: Of the items; what counts is how they are written, so that 7 and "7" are one label.
         count: At least 2.
         seed: Another seed is another deal.
-        kind: ``group``, where all items of a label share a fold, or ``stratified``, where every fold
-            has each label's items in proportion, to one item.
+        kind: ``group``, where all items of a label share a fold, or ``stratified``, where every
+            fold has each label's items in proportion, to one item.
 
     Raises:
         ConfigError: for fewer than 2 folds or another kind.
@@ -107,8 +107,8 @@ def make_folds(
     groups = len(known) if kind == "group" else len(texts)
     if groups < count:
         raise DataError(
-            f"{len(texts)} items with {len(known)} different labels cannot fill {count} {kind} folds; "
-            f"expected {count} {'labels' if kind == 'group' else 'items'} or more: use fewer folds"
+            f"{len(texts)} items with {len(known)} different labels cannot fill {count} {kind} "
+            f"folds; expected {count} {'labels' if kind == 'group' else 'items'} or more: use fewer folds"
         )
     shares = [Fraction(1, count)] * count
     index = np.array([known[text] for text in texts], np.int64)
@@ -209,7 +209,8 @@ def read_folds(path: Path) -> Folds:
             raise ValueError("its items are not those it was written with")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} holds no folds that can be used ({error}); restore it, or remove it to deal anew"
+            f"{path} holds no folds that can be used ({error}); restore it, or remove it to deal "
+            "anew"
         ) from None
     return folds
 

@@ -43,8 +43,9 @@ def expand_queries(
     ids = neighbors.ids
     if len(ids) != len(embeddings) or not 1 <= k <= ids.shape[1] or not alpha >= 0.0:
         raise DataError(
-            f"there are neighbours of shape {tuple(ids.shape)} for {len(embeddings)} embeddings, k is "
-            f"{k} and alpha {alpha}; expected as many rows, k from 1 to the neighbours, alpha from 0"
+            f"there are neighbours of shape {tuple(ids.shape)} for {len(embeddings)} embeddings, k "
+            f"is {k} and alpha {alpha}; expected as many rows, k from 1 to the neighbours, and alpha "
+            "from 0"
         )
     rows = F.normalize(embeddings.detach().float())
     total = rows.clone()
@@ -60,8 +61,8 @@ def concatenate_embeddings(
 ) -> Float[Tensor, "N _"]:
     """One embedding of several, such that its cosines are the weighted means of their cosines.
 
-    Each part is normalised and scaled by the root of its share of the weights. An item whose part is
-    all zeros (no title) is judged by its other parts.
+    Each part is normalised and scaled by the root of its share of the weights. An item whose part
+    is all zeros (no title) is judged by its other parts.
 
     Args:
         parts: ``(N, D_i)`` each.
@@ -77,8 +78,8 @@ def concatenate_embeddings(
     lengths = {len(part) for part in parts}
     if len(lengths) != 1 or len(scale) != len(parts) or not (scale > 0).all():
         raise DataError(
-            f"there are parts of {[len(part) for part in parts]} rows with weights {scale.tolist()}; "
-            "expected parts of the same items, with one positive weight for each"
+            f"there are parts of {[len(part) for part in parts]} rows with weights "
+            f"{scale.tolist()}; expected parts of the same items, with one positive weight for each"
         )
     roots = (scale.double() / scale.double().sum()).sqrt().tolist()
     return torch.cat(

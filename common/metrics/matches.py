@@ -4,8 +4,8 @@
     found = union_matches([(by_image, 0.6), (by_title, 0.8)])        # either is enough
     for query, match, score in match_rows(found, names): ...         # matches.csv
 
-A list leaves its query out. Sources are united as the winners of the Shopee competition do it: an item is
-a match if its image is near enough or its title is.
+A list leaves its query out. Sources are united as the winners of the Shopee competition do it: an
+item is a match if its image is near enough or its title is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,22 +63,22 @@ def find_matches(neighbors: Neighbors, threshold: float, min_matches: int = 1) -
 def union_matches(sources: Sequence[tuple[Neighbors, float]], min_matches: int = 1) -> Matches:
     """The neighbours that pass the threshold of one source or more.
 
-    What one source did not fetch among its neighbours it does not judge. A pair's score is by how much
-    it passes: the largest difference, over sources, of its score and that source's threshold.
+    What one source did not fetch among its neighbours it does not judge. A pair's score is by how
+    much it passes: the largest difference, over sources, of its score and that source's threshold.
 
     Args:
         sources: Neighbours of the same queries, and the threshold in the units of their scores.
         min_matches: As for ``find_matches``; the neighbour nearest to passing comes first.
 
     Raises:
-        DataError: if there is no source, their queries differ in number, or there are fewer neighbours
-            than ``min_matches`` wants.
+        DataError: if there is no source, their queries differ in number, or there are fewer
+            neighbours than ``min_matches`` wants.
     """
     sizes = {len(neighbors.ids) for neighbors, _ in sources}
     if len(sizes) != 1:
         raise DataError(
-            f"sources of matches have {sorted(sizes) or 'no'} queries; expected one source or more, "
-            "each with neighbours of the same queries"
+            f"sources of matches have {sorted(sizes) or 'no'} queries; expected one source or "
+            "more, each with neighbours of the same queries"
         )
     count = sizes.pop()
     most = max(neighbors.ids.shape[1] for neighbors, _ in sources)

@@ -1,14 +1,15 @@
-"""How good match lists are, as product matching competitions judge them, and the threshold they need.
+"""How good match lists are, as product matching competitions judge them, and their threshold.
 
-A query's list is itself and every other item with a score of at least t; the truth is all items of its
-label, itself included. With tp true ones among r listed, of n there are, F = (1 + b^2) tp / (b^2 n + r),
-averaged over queries (Shopee 2021 with b = 1). So a query that lists nothing but itself has precision 1.
+A query's list is itself and every other item with a score of at least t; the truth is all items of
+its label, itself included. With tp true ones among r listed, of n there are, its score is
+F = (1 + b^2) tp / (b^2 n + r), averaged over queries (Shopee 2021 with b = 1). So a query that lists
+nothing but itself has precision 1.
 
     fold = MatchFold(nearest_neighbors(embeddings, k=50), labels)
-    swept = sweep_matching(pick=validation, score=fold)      # the threshold of one fold, judged on another
+    swept = sweep_matching(pick=validation, score=fold)     # picked on one fold, judged on another
     compute_scores(*fold, swept.threshold).f_score
 
-The best threshold of the fold that is judged is reported too, as its oracle: nobody knows it beforehand.
+The best threshold of the fold that is judged is reported too, as its oracle: nobody knows it before.
 """
 
 import math
@@ -161,8 +162,8 @@ def compute_scores(
         labels: Of the items.
         threshold: In the units of the neighbours' scores.
         beta: How much more recall counts than precision.
-        min_matches: A list holds at least this many, the query being one of them: with 2 its nearest
-            neighbour whatever its score, as winners of the Shopee competition have it.
+        min_matches: A list holds at least this many, the query being one of them: with 2 its
+            nearest neighbour whatever its score, as winners of the Shopee competition have it.
         with_self: Whether the query counts, in the list and in the truth. Without it an empty list
             and a query with nothing to find have F = 0.
 
@@ -197,8 +198,8 @@ def score_matches(
     ids, queries = matches.ids, matches.queries
     if matches.num_queries != len(labels) or (len(ids) and int(ids.max()) >= len(labels)):
         raise DataError(
-            f"there are {len(labels)} labels for matches of {matches.num_queries} queries with items "
-            f"up to {int(ids.max()) if len(ids) else 'none'}; expected matches among these items"
+            f"there are {len(labels)} labels for matches of {matches.num_queries} queries with "
+            f"items up to {int(ids.max()) if len(ids) else 'none'}; expected matches among these"
         )
     if (ids == queries).any():
         raise DataError("an item is among its own matches; leave it out, with_self counts it")
@@ -272,8 +273,8 @@ def _judged(neighbors: Neighbors, labels: Tensor) -> tuple[Bool[Tensor, "N M"], 
     ids = neighbors.ids
     if len(ids) != len(labels) or not ids.numel() or ids.aminmax().max >= len(labels):
         raise DataError(
-            f"there are {len(labels)} labels for neighbours of shape {tuple(ids.shape)} with ids up to "
-            f"{int(ids.max()) if ids.numel() else 'none'}; expected items among themselves, each "
+            f"there are {len(labels)} labels for neighbours of shape {tuple(ids.shape)} with ids up "
+            f"to {int(ids.max()) if ids.numel() else 'none'}; expected items among themselves, each "
             "with one neighbour or more"
         )
     own = ids == torch.arange(len(ids))[:, None]

@@ -1,13 +1,14 @@
 """The mean F-score of matching at EVERY threshold, by one sort; and the best F over pooled pairs.
 
-A query's matches are its candidates with a score of at least t. With r of them, tp of these true, and n
-true ones there are, its score is
+A query's matches are its candidates with a score of at least t. With r of them, tp of these true,
+and n true ones there are, its score is
 
     F = (1 + b^2) tp / (b^2 n + r),        0 where nothing is found
 
-b = 0 makes it precision, b = inf recall. Lowering t past one candidate changes one query's F by a known
-amount, so the mean over queries at every threshold is the running sum of these changes in the order of
-the scores. Equal scores are passed together: only after the last of them is there a threshold.
+b = 0 makes it precision, b = inf recall. Lowering t past one candidate changes one query's F by a
+known amount, so the mean over queries at every threshold is the running sum of these changes in the
+order of the scores. Equal scores are passed together: only after the last of them is there a
+threshold.
 """
 
 import math
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.utils.errors import DataError
@@ -79,8 +79,8 @@ def sweep_thresholds(
         matches: How many true ones each query has, found or not.
         beta: How much more recall counts than precision.
         is_complete: Whether the candidates are all there are.
-        with_self: Whether each query, which is not among its candidates, counts as a match of itself:
-            1 more in tp, n and r.
+        with_self: Whether each query, which is not among its candidates, counts as a match of
+            itself: 1 more in tp, n and r.
         min_matches: Every query matches at least this many, itself being one: its first
             ``min_matches - 1`` candidates pass every threshold.
 
@@ -93,14 +93,14 @@ def sweep_thresholds(
             f"scores have shape {tuple(scores.shape)}, hits {tuple(hits.shape)}, matches "
             f"{tuple(matches.shape)}; expected (Q, M), (Q, M) and (Q,), none of them empty"
         )
-    if not scores.isfinite().all() or (scores[:, 1:] > scores[:, :-1]).any():
+    if not torch.stack(scores.aminmax()).isfinite().all() or (scores[:, 1:] > scores[:, :-1]).any():
         raise DataError("scores must be finite and fall along each row, best first")
     found = F.pad(hits.cumsum(1, dtype=torch.int32), (1, 0))
     if (found[:, -1] > matches).any():
         row = int((found[:, -1] > matches).nonzero()[0])
         raise DataError(
-            f"query {row} has {int(found[row, -1])} hits of {int(matches[row])} matches; expected at "
-            "most as many"
+            f"query {row} has {int(found[row, -1])} hits of {int(matches[row])} matches; expected "
+            "at most as many"
         )
     forced = check_min_matches(min_matches, scores.shape[1])
     bound = float("-inf") if is_complete else float(scores[:, -1].max())
@@ -114,7 +114,7 @@ def sweep_thresholds(
     mean = f.diff(dim=1).flatten().index_select(0, place)  # several times as fast as [place]
     del f, found, place  # each is as large as the candidates
     mean = mean.cumsum(0).div_(len(scores)).add_(start)
-    last_of_equals = F.pad(ordered[:-1] != ordered[1:], (0, 1), value=True).nonzero().flatten()
+    last_of_equals = _places(F.pad(ordered[:-1] != ordered[1:], (0, 1), value=True))
     thresholds = ordered.index_select(0, last_of_equals).double()
     return ThresholdCurve(thresholds, mean.index_select(0, last_of_equals), bound, beta, start)
 
@@ -185,8 +185,8 @@ def best_pair_threshold(
 ) -> BestThreshold:
     """The threshold with the highest F over all pairs pooled, as in verification: is it the same?
 
-    Exact over every threshold, without sorting every pair: counts in bins of scores bound F from both
-    sides within each bin, and only bins that can hold the best are sorted.
+    Exact over every threshold, without sorting every pair: counts in bins of scores bound F from
+    both sides within each bin, and only bins that can hold the best are sorted.
 
     Args:
         scores: Of pairs, in any order; those of at least the threshold pass.
@@ -210,8 +210,8 @@ def best_pair_threshold(
     total = torch.tensor(true if matches is None else matches)
     if not 0 < true <= int(total):
         raise DataError(
-            f"{true} of {len(hits)} pairs are true, of {int(total)} there are; expected at least one, "
-            "and at most as many"
+            f"{true} of {len(hits)} pairs are true, of {int(total)} there are; expected at least "
+            "one, and at most as many"
         )
     taken, found = counts.cumsum(0), true_counts.cumsum(0)
     at_ends = f_scores(found, taken, total, beta)
@@ -219,7 +219,7 @@ def best_pair_threshold(
     bounds = f_scores(found, taken - counts + true_counts, total, beta)
     is_open = ((bounds >= at_ends.max()) & (true_counts > 0)).nonzero()
     first, last = int(is_open[0]), int(is_open[-1])
-    kept = ((bins >= first) & (bins <= last)).nonzero().flatten()
+    kept = _places((bins >= first) & (bins <= last))
     ordered, place = _falling(scores[kept])
     more, more_true = int((taken - counts)[first]), int((found - true_counts)[first])
     steps = torch.arange(1, len(ordered) + 1) + more
@@ -242,24 +242,24 @@ def _bins(scores: Tensor) -> Tensor:
     return (high - scores).mul_(scale).to(torch.int32)
 
 
+def _places(mask: Tensor) -> Tensor:
+    """Where a row of truths is true; NumPy is several times as fast as ``nonzero``."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
 def _falling(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The scores from high to low, equal ones by index, and their indices.
 
-    A float32 and its index make one integer, and integers are sorted several times as fast.
+    NumPy sorts 16 bits by counting them. Two such sorts, of the lower half of a float32's bits and
+    then of the upper one, take less than half the time of one by comparison.
     """
-    scores = scores if scores.dtype is torch.float64 else scores.float()
-    if scores.dtype is torch.float64 or len(scores) >= 1 << 32:
+    if scores.dtype is torch.float64:
         return scores.sort(descending=True, stable=True)
-    bits = (0.0 - scores).numpy().view(np.int32)  # 0 - 0 and 0 - -0 have the same
-    keys = _flipped(bits).astype(np.int64)
-    keys <<= 32
-    keys |= np.arange(len(keys))
-    keys.sort()
-    ordered = _flipped((keys >> 32).astype(np.int32)).view(np.float32)
-    keys &= 0xFFFFFFFF
-    return 0.0 - torch.from_numpy(ordered), torch.from_numpy(keys)
-
-
-def _flipped(bits: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Integers in the order of the floats with these bits; its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    scores = scores.float()
+    bits = (0.0 - scores).numpy().view(np.uint32)  # 0 - 0 and 0 - -0 have the same
+    # Unsigned integers in the order of the floats: all bits of negative ones turned, else the sign.
+    bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    by_low = np.argsort(bits.astype(np.uint16), kind="stable")
+    by_high = np.argsort((bits >> 16).astype(np.uint16).take(by_low), kind="stable")
+    place = torch.from_numpy(by_low.take(by_high))
+    return scores.index_select(0, place), place

@@ -4,8 +4,8 @@
     backbone(images)               # (B, 2048, H/32, W/32), before any pooling
     backbone.feature_maps(images)  # (B, 1024, H/16, W/16) and (B, 2048, H/32, W/32)
 
-A stage is called by its stride: stage s is the last layer whose map is 2^(s+1) times smaller than the
-image, so stages 1 to 4 of a ResNet are its conv2_x to conv5_x (He et al. 2015, 1512.03385, Table 1).
+A stage is called by its stride: stage s is the last layer whose map is 2^(s+1) times smaller than
+the image. Stages 1 to 4 of a ResNet are conv2_x to conv5_x (He et al. 2015, 1512.03385, Table 1).
 """
 
 import math
@@ -71,6 +71,8 @@ class TimmBackbone(nn.Module):
         _check_name(model_name)
         if in_channels not in (1, 3):
             raise ConfigError(f"in_channels is {in_channels}; expected 1 or 3")
+        if not 0.0 <= drop_path < 1.0:
+            raise ConfigError(f"drop_path is {drop_path}; expected 0 to below 1")
         if remove_fc == (num_classes is not None):
             raise ConfigError(
                 f"num_classes is {num_classes} with remove_fc={remove_fc}; expected a number with "
@@ -91,7 +93,7 @@ class TimmBackbone(nn.Module):
         self.mean, self.std = (_of_channels(config[key], in_channels) for key in ("mean", "std"))
         self.num_features: int = self.net.num_features
         self._index = _stages(self.net)
-        infos: list[dict[str, Any]] = self.net.feature_info if self._index else []
+        infos = _infos(self.net)
         self.channels = {stage: int(infos[i]["num_chs"]) for stage, i in self._index.items()}
         self.reduction = {stage: 2 ** (stage + 1) for stage in self._index}
         self._is_cut = False
@@ -184,7 +186,7 @@ class TimmBackbone(nn.Module):
         names = [classifier] if isinstance(classifier, str) else list(classifier)
         if getattr(net, "head_hidden_size", self.num_features) != self.num_features:
             names.append("conv_head")  # a convolution behind the pooling
-        infos = getattr(net, "feature_info", None) or []
+        infos = _infos(net)
         last = len(infos) - 1
         deepest = self._index[self.features[-1]] if self.features else last
         self._is_cut = deepest < last
@@ -272,13 +274,16 @@ def _fixed_size(name: str, img_size: int | Sequence[int] | None) -> tuple[int, i
     return height, width
 
 
+def _infos(net: nn.Module) -> list[dict[str, Any]]:
+    """What timm lists of the maps inside; nothing of a network that it cannot cut there."""
+    infos: Any = getattr(net, "feature_info", None)
+    return infos if infos and hasattr(net, "prune_intermediate_layers") else []
+
+
 def _stages(net: nn.Module) -> dict[int, int]:
     """For each stage, where timm lists it."""
-    if not hasattr(net, "forward_intermediates"):
-        return {}
-    strides = [info["reduction"] for info in getattr(net, "feature_info", None) or []]
     found = {}
-    for index, stride in enumerate(strides):
+    for index, stride in enumerate(info["reduction"] for info in _infos(net)):
         if stride >= 4 and math.log2(stride).is_integer():
             found[round(math.log2(stride)) - 1] = index
     return found

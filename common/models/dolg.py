@@ -4,9 +4,8 @@ With f_g the global vector and f_l the local vector at a position (section 3.3, 
 
     f_proj = <f_l, f_g> / |f_g|^2  f_g          f_orth = f_l - f_proj
 
-and the embedding is a linear layer of f_g and of the average of f_orth over all positions. The norm is
-squared: divided by |f_g| once, as implementations are copied, f_orth keeps a part along f_g unless f_g has
-length one.
+and the embedding is a linear layer of f_g and of the average of f_orth over all positions. The norm
+is squared: divided by |f_g| once, f_orth keeps a part along f_g unless f_g has length one.
 """
 
 from collections.abc import Callable, Sequence

@@ -55,8 +55,8 @@ class EmbeddingNetwork(nn.Module):
         width = getattr(backbone, "num_features", None)
         if not isinstance(width, int):
             raise ConfigError(
-                f"{type(backbone).__name__} has no num_features; expected a backbone that gives maps "
-                "(B, C, h, w) and says C"
+                f"{type(backbone).__name__} has no num_features; expected a backbone that gives "
+                "maps (B, C, h, w) and says C"
             )
         dimension = width if embedding_dim is None else embedding_dim
         if pooling not in POOLINGS:
@@ -65,8 +65,8 @@ class EmbeddingNetwork(nn.Module):
             raise ConfigError(f"neck is '{neck}'; {did_you_mean(neck, NECKS)}")
         if dimension < 1 or (neck == "none" and dimension != width):
             raise ConfigError(
-                f"embedding_dim is {dimension} with neck={neck} and a backbone of {width} channels; "
-                f"expected {'at least 1' if neck != 'none' else width}"
+                f"embedding_dim is {dimension} with neck={neck} and a backbone of {width} "
+                f"channels; expected {'at least 1' if neck != 'none' else width}"
             )
         if not 0.0 <= dropout < 1.0 or (dropout and neck != "bn_fc_bn"):
             raise ConfigError(

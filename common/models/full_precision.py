@@ -9,8 +9,8 @@ def full_precision(device_type: str) -> AbstractContextManager[None]:
     """Switch autocast off inside; inputs still have to be made float32.
 
     Args:
-        device_type: Of the tensors in it. Where there is no autocast, as on ``meta``, nothing has to
-            be switched off.
+        device_type: Of the tensors in it. Where there is no autocast, as on ``meta``, nothing has
+            to be switched off.
     """
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()

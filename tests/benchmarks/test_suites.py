@@ -1,13 +1,14 @@
 """Every suite runs, ours and raw only, and what it compares is the same training."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import image_pipeline, metric_losses, step_overhead, whole_fit
+from benchmarks import image_pipeline, metric_losses, retrieval, step_overhead, whole_fit
 from benchmarks.checkpoints import checkpoints
 from benchmarks.harness import Result, run_python
 from benchmarks.loops import ours_tensor_loader, raw_data_loader, raw_naive, raw_tensor_loader
@@ -91,7 +92,7 @@ def test_whole_fit_measures_epochs_per_second() -> None:
     "suite",
     [
         *("step_overhead", "whole_fit", "checkpoints", "import_time", "image_pipeline"),
-        "metric_losses",
+        *("metric_losses", "retrieval"),
     ],
 )
 def test_a_suite_is_a_command(suite: str, tmp_path: Path) -> None:
@@ -143,6 +144,22 @@ def test_evaluation_is_that_of_image_folder(tmp_path: Path) -> None:
     grey_level = 1 / 255 / min(image_pipeline._STD)
     difference = (image_pipeline._Plain()(ours) - theirs).abs()
     assert difference.max() < 1.01 * grey_level, "Pillow's resize rounds otherwise than torch's"
+
+
+def test_every_way_of_retrieval_finds_the_same() -> None:
+    pytest.importorskip("faiss")
+    items = retrieval.make_items(600)
+    found = {
+        row: prepare(*items)()
+        for row, (prepare, module) in retrieval.VARIANTS.items()
+        if find_spec(module) is not None
+    }
+    assert found[retrieval.OURS]["f1"] > 0
+    for one in found:
+        of_pairs = one.startswith(retrieval.PAIRS)
+        same = retrieval.SKLEARN if of_pairs else retrieval.OURS
+        for key, value in found[one].items():
+            assert value == pytest.approx(found[same][key], abs=1e-6), (one, key)
 
 
 def test_checkpoints_runs_and_leaves_nothing_behind(

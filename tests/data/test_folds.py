@@ -1,4 +1,4 @@
-"""Folds: labels stay whole or spread evenly, nothing depends on row order, and a frozen file is held to."""
+"""Folds: labels whole or spread evenly, whatever the order of rows; a frozen file is held to."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Match lists judged by hand, as Python sets; sweeps against every threshold; intervals over labels."""
+"""Match lists against Python sets, sweeps against every threshold, intervals over labels."""
 
 import math
 
@@ -21,7 +21,7 @@ from common.utils.errors import DataError
 
 
 def _fold(count: int, seed: int, k: int = 6, levels: int = 0, offset: int = 0) -> MatchFold:
-    """Items around their label's centre, some alone, some copies; coarse scores if there are levels."""
+    """Items around their label's centre, some alone, two copies; scores rounded to levels if any."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, max(2, count // 4), (count,), generator=generator)
     rows = torch.randn(count, 5, generator=generator)[labels]
@@ -80,7 +80,7 @@ def test_scores_and_curve_are_those_of_sets_at_every_threshold(
 
 
 def test_a_competitions_example() -> None:
-    # Items 0, 1, 2 are one product, 3 another; at 0.5 item 0 lists {0, 1, 3}, the others themselves.
+    # Items 0, 1, 2 are one product; at 0.5 item 0 lists {0, 1, 3}, the others only themselves.
     ids = torch.tensor([[1, 3, 2], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
     scores = torch.tensor([[0.9, 0.6, 0.1], [0.4, 0.3, 0.2], [0.1, 0.1, 0.1], [0.4, 0.2, 0.1]])
     labels = torch.tensor([7, 7, 7, 8])

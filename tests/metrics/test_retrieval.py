@@ -1,5 +1,7 @@
 """Retrieval metrics against pytorch-metric-learning and by their formulas."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from common.metrics.threshold import sweep_thresholds
 from common.utils.errors import DataError
 
 
-def _data(count: int = 200, offset: int = 0) -> tuple[Tensor, Tensor]:
+def _data(count: int = 200, offset: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Embeddings with copies among them, and labels of which some are alone."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 25, (count,), generator=generator)
     labels[:5] = torch.arange(100, 105)  # nothing else has these
     rows = torch.randn(count, 6, generator=generator) + labels[:, None] % 7
@@ -20,9 +22,10 @@ def _data(count: int = 200, offset: int = 0) -> tuple[Tensor, Tensor]:
     return rows, labels + offset
 
 
-def test_means_are_the_librarys() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_means_are_the_librarys(seed: int) -> None:
     calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
-    rows, labels = _data()
+    rows, labels = _data(seed=seed)
     theirs = calculator.AccuracyCalculator(
         include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
         k="max_bin_count",
@@ -33,7 +36,7 @@ def test_means_are_the_librarys() -> None:
     assert ours.precision_at_1 == pytest.approx(theirs["precision_at_1"], abs=1e-9)
     assert ours.r_precision == pytest.approx(theirs["r_precision"], abs=1e-6)
     assert ours.map_at_r == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-6)
-    assert ours.skipped == 5
+    assert ours.skipped == sum(count == 1 for count in Counter(labels.tolist()).values()) >= 5
 
 
 def test_labels_beyond_24_bits_are_told_apart() -> None:

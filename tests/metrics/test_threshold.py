@@ -1,4 +1,4 @@
-"""The best threshold over pairs against every threshold and scikit-learn; sweeps with self and least lists."""
+"""The best threshold over pairs against every one and scikit-learn; least lists in sweeps."""
 
 import math
 

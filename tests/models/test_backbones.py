@@ -14,7 +14,7 @@ from common.utils.errors import ConfigError
 NETWORKS = ["test_resnet", "test_efficientnet", "test_convnext", "test_mambaout"]
 # Convolutions and hidden layers behind the pooling, tokens, a norm behind the pooling.
 REST = ["mobilenetv3_small_050", "ghostnet_050", "vgg11", "test_vit", "test_vit_relpos",
-        "levit_128s"]  # fmt: skip
+        "levit_128s", "eva02_tiny_patch14_224"]  # fmt: skip
 
 
 def _images(size: int = 64, channels: int = 3) -> Tensor:
@@ -127,6 +127,7 @@ def test_the_last_block_drops_paths_at_the_rate_given() -> None:
         ("hf-hub:timm/resnet18", {}, "only timm's own names"),
         ("local-dir:x", {}, "only timm's own names"),
         ("test_resnet", {"in_channels": 2}, "in_channels is 2; expected 1 or 3"),
+        ("test_resnet", {"drop_path": 1.0}, r"drop_path is 1\.0; expected 0 to below 1"),
         ("test_resnet", {"num_classes": 5}, "num_classes is 5 with remove_fc=True"),
         ("test_resnet", {"remove_fc": False}, "num_classes is None"),
         ("test_resnet", {"remove_fc": False, "num_classes": 2, "features": (4,)}, "remove_fc=True"),

@@ -1,4 +1,4 @@
-"""From maps to embeddings: each pooling and neck is its formula, and small images have a backbone."""
+"""From maps to embeddings: poolings and necks are their formulas; a backbone for small images."""
 
 import pytest
 import torch

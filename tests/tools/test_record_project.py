@@ -17,16 +17,20 @@ def test_the_readme_is_what_the_records_say(project: Project) -> None:
     assert project.page(text) == text
 
 
+def _made_by(dirty: bool) -> dict[str, object]:
+    return {
+        "command": ["/somewhere/bin/ml-train", "--fold", "all"],
+        "code": {"commit": "a" * 40, "dirty": dirty},
+        "versions": {},
+        "hardware": {},
+        "seed": 0,
+    }
+
+
 def _summary(dirty: bool) -> dict[str, object]:
     interval = {"low": 0.8, "high": 0.9}
     return {
-        "made_by": {
-            "command": ["/somewhere/bin/ml-train", "--fold", "all"],
-            "code": {"commit": "a" * 40, "dirty": dirty},
-            "versions": {},
-            "hardware": {},
-            "seed": 0,
-        },
+        "made_by": _made_by(dirty),
         "out_of_fold": {
             "spread": {"accuracy": {"values": [0.8, 0.9], "mean": 0.85, "deviation": 0.07}},
             "pooled": {"accuracy": 0.85, "interval": interval},
@@ -53,7 +57,7 @@ def test_a_session_of_product_matching_becomes_a_row(tmp_path: Path) -> None:
     folds = {str(n): {"oracle": {"f_score": 0.82 + n / 50}} for n in range(2)}
     program = "/somewhere/projects/product_matching/run.py"
     metrics = {
-        "made_by": {**_summary(dirty=False)["made_by"], "command": [program, "seed=1"]},  # type: ignore[dict-item]
+        "made_by": {**_made_by(dirty=False), "command": [program, "seed=1"]},
         "matching": {"image": {"pooled": pooled, "folds": folds}},
         "retrieval": {"spread": {"precision_at_1": spread, "map_at_r": spread}},
         "data": {"items": 10},

@@ -3,8 +3,8 @@
 A segment covers a range of rows and never changes. Its inverted lists lie in a file that FAISS maps
 (``OnDiskInvertedLists``), or its graph in one that FAISS maps as it was written, so that opening
 one costs no memory. Lists hold a copy of the vectors: what is looked at lies together on the disk.
-How much of it is looked at is tuned when it is built, until ``_RECALL`` of the ten nearest are
-found for rows of its own.
+How much of it is looked at is tuned when it is built, until ``_RECALL`` of the ten nearest that it
+holds are found, for some rows of the index.
 
     ivf file   per list: vectors (n, D) float32, then rows (n,) int64;
                at the end the centroids (L, D) float32 and the lists' sizes (L,) uint64
@@ -29,7 +29,7 @@ from projects.product_matching.core.index_store import check_size, mapped, new_f
 
 _RECALL = 0.95  # of the ten nearest: where tuning stops
 _NEAREST = 10
-_ASKED = 256  # rows that recall is measured with
+_ASKED = 128  # rows that recall is measured with
 _PER_LIST = 64  # rows a list that the centroids are learned from
 _ITERATIONS = 10  # of k-means
 _ROWS = 1 << 14  # assigned or inserted at once
@@ -199,23 +199,31 @@ def _write_graph(file: Any, vectors: NDArray[np.float32], metric: str) -> None:
 
 
 def _tuned(directory: Path, gallery: Gallery, segment: Segment) -> Segment:
-    """Double the effort until the recall is reached, or everything is looked at."""
-    generator = np.random.default_rng(segment.number)
-    rows = segment.start + generator.permutation(segment.stop - segment.start)[:_ASKED]
-    queries = torch.from_numpy(gallery.vectors[np.sort(rows)])
-    everything = Gallery(gallery.vectors, gallery.metric, gallery.longest)
-    k = min(_NEAREST + 1, segment.stop - segment.start)  # each row finds itself
-    true = nearest_rows(queries, everything, k, segment.start, segment.stop)
+    """Double the effort until the recall is reached, or everything is looked at.
+
+    What must be found are the nearest of the whole index that lie in the segment: its own ten
+    nearest may be far away if it is small, and nobody asks for them.
+    """
+    everything = replace(gallery, alive=None)
+    drawn = np.random.default_rng(segment.number).permutation(segment.stop)[:_ASKED]
+    rows = torch.from_numpy(np.sort(drawn))
+    queries = torch.from_numpy(gallery.vectors[rows.numpy()])
+    k = min(_NEAREST + 1, segment.stop)  # each row finds itself
+    true = nearest_rows(queries, everything, k, 0, segment.stop)
+    wanted = ((true.rows >= segment.start) & (true.rows != rows[:, None])).sum(1)
     opened = OpenSegment(directory, segment, gallery.vectors.shape[1], gallery.metric)
     most = segment.lists if segment.kind == "ivf" else _MOST_EFFORT
     effort = min(_LEAST_EFFORT[segment.kind], most)
     while True:
         opened.segment = replace(segment, effort=effort)
-        found = ranked(queries, everything, opened.search(queries, k, None), k)
+        among = opened.search(queries, k, None)
+        found = ranked(queries, everything, among, among.shape[1])
         # By score: of copies of one picture any is as right as another.
-        right = (found.scores[:, 1:] >= true.scores[:, -1:]).double().mean() if k > 1 else 1.0
-        if right >= _RECALL or effort == most:
-            return replace(segment, effort=effort, recall=round(float(right), 4))
+        is_near = (found.scores >= true.scores[:, -1:]) & (found.rows != rows[:, None])
+        right = int(is_near.sum(1).minimum(wanted).sum()) / max(1, int(wanted.sum()))
+        if right >= _RECALL or effort == most or not wanted.any():
+            recall = right if wanted.any() else 1.0
+            return replace(segment, effort=effort, recall=round(recall, 4))
         effort = min(2 * effort, most)
 
 

@@ -107,9 +107,11 @@ class SourceMatches:
             if fold.threshold is not None:
                 threshold, score = fold.threshold.oracle
                 folds[str(number)] |= {
-                    "threshold": fold.threshold.value,
-                    "units": "cosine",
+                    "judged_at": fold.threshold.judged_at,
                     "picked_on": fold.threshold.picked_on,
+                    "threshold": fold.threshold.value,
+                    "threshold_picked_on": fold.threshold.value_picked_on,
+                    "units": "cosine",
                     "oracle": {"threshold": threshold, "f_score": score},
                 }
             if fold.union is not None:

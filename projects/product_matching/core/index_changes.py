@@ -32,11 +32,12 @@ from projects.product_matching.core.index_names import (
 from projects.product_matching.core.index_snapshot import Snapshot
 from projects.product_matching.core.index_store import append, clear_leftovers, new_file
 
-# Rows from which there are segments. One thread looks at 250,000 x 128 in 10 ms, less than an
-# embedding takes; graphs need minutes for what lists need seconds, and are built only where asked
-# for.
+# Rows from which there are segments. FAISS looks at 300,000 x 128 in 13 ms on one thread. A graph
+# took eight times as long to build as lists (40,000 rows: 24 s and 3 s) and was no faster to ask, so
+# it is built only where asked for.
 FROM_ROWS = {"auto": 250_000, "ivf": 4096, "hnsw": 4096}
 TAIL_ROWS = 50_000  # behind the segments, looked at one by one (1 ms a query) until they get one
+_TAIL_SHARE = 16  # or this part of the rows in segments, whichever is more
 LEAST_REMOVED = 1024  # rows that no longer count, below which it is not worth new files
 _ROWS = 1 << 14  # copied at once
 
@@ -157,7 +158,8 @@ def extend_segments(snapshot: Snapshot) -> bool:
     least = FROM_ROWS.get(manifest.kind)
     if least is None or manifest.rows < least or find_spec("faiss") is None:
         return False
-    if manifest.segments and behind < TAIL_ROWS:
+    # Tuning looks at all rows for some queries: rarer as the index grows.
+    if manifest.segments and behind < max(TAIL_ROWS, manifest.covered // _TAIL_SHARE):
         return False
     sizes = [segment.stop - segment.start for segment in manifest.segments]
     kept = manifest.segments[: len(sizes) - runs_to_merge(sizes, behind)]

@@ -85,7 +85,7 @@ class Segment:
         stop: Row after the last.
         lists: Inverted lists (IVF), else 0.
         effort: Lists that are looked into (IVF), or the queue's length ``efSearch`` (HNSW).
-        recall: Of the ten nearest, measured with rows of its own when it was built.
+        recall: Of the ten nearest that lie in it, for some rows of the index, as it was built.
         size: Of the file, in bytes.
         crc: CRC-32 of the file.
     """

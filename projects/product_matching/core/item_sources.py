@@ -49,8 +49,8 @@ def read_csv(path: Path, image: str, label: str | None, title: str | None) -> li
             or the file is none.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+        with open(path, encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened, strict=True)
             header = reader.fieldnames or []
             for column in filter(None, (image, label, title)):
                 if column not in header:
@@ -103,7 +103,7 @@ class SplitTable:
         if self._image not in self._columns:
             hint = did_you_mean(self._image, list(self._columns))
             raise DataError(f"{where}: there is no column '{self._image}'; {hint}")
-        images = encoded_images(self._columns, self._image)
+        images: Any = encoded_images(self._columns, self._image)
         return _Arrays(images) if isinstance(images, np.ndarray) else images
 
     def labels(self, column: str, where: str) -> list[str]:

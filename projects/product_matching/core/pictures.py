@@ -77,7 +77,7 @@ def _drawn(draw: Callable[..., object], *args: Any, **kwargs: Any) -> None:
 def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None:
     assert fold.threshold is not None
     threshold = fold.threshold
-    curves = {threshold.picked_on: threshold.curve}
+    curves = {threshold.value_picked_on: threshold.curve}
     if threshold.oracle_curve is not threshold.curve:
         curves[f"fold {number}"] = threshold.oracle_curve
     plot_threshold_curve(curves, threshold.value, path, f"Matches by {source}, fold {number}")

@@ -166,7 +166,8 @@ def _markdown(
             scores, threshold = fold.scores, fold.threshold
             oracle, value, picked = ("", "", "")
             if threshold is not None:
-                oracle, value = f"{threshold.oracle[1]:.4f}", f"{threshold.value:.4f}"
+                oracle = f"{threshold.oracle[1]:.4f}"
+                value = " and ".join(f"{value:.4f}" for value in threshold.judged_at)
                 picked = threshold.picked_on
             lines.append(
                 f"| {number} | {len(fold.items):,} | {scores['f_score']:.4f} | {oracle} "

@@ -18,6 +18,7 @@ from common.utils.errors import DataError
 from common.utils.seeding import mix_seed
 from projects.product_matching.core.config import MatchingConfig
 
+OTHERS, HALVES, ITSELF = "the other folds", "the other half of the labels", "the fold itself"
 _F, _PRECISION, _RECALL = "f_score", "precision", "recall"
 
 
@@ -49,16 +50,23 @@ class FoldThreshold:
     Attributes:
         rows: The threshold each query is judged at, ``(N,)``.
         value: The one to use the network with.
-        picked_on: What it was picked on, in words.
-        curve: F over thresholds of what it was picked on.
+        picked_on: What the thresholds in ``rows`` were picked on, in words.
+        value_picked_on: What ``value`` was picked on.
+        curve: F over thresholds of what ``value`` was picked on.
         oracle_curve: F over thresholds of the fold itself.
     """
 
     rows: Tensor
     value: float
     picked_on: str
+    value_picked_on: str
     curve: ThresholdCurve
     oracle_curve: ThresholdCurve
+
+    @property
+    def judged_at(self) -> list[float]:
+        """The thresholds of the queries: one, or one for each half of a single fold."""
+        return self.rows.unique().tolist()
 
     @property
     def oracle(self) -> tuple[float, float]:
@@ -107,7 +115,7 @@ def cross_thresholds(
         curve = pick([other for place, other in enumerate(parts) if place != fold], config)
         value = curve.best[0]
         rows = torch.full((len(part.matches),), value, dtype=torch.float64)
-        found.append(FoldThreshold(rows, value, "the other folds", curve, pick([part], config)))
+        found.append(FoldThreshold(rows, value, OTHERS, OTHERS, curve, pick([part], config)))
     return found
 
 
@@ -141,4 +149,5 @@ def _by_halves(part: JudgedRows, labels: Tensor, config: MatchingConfig) -> Fold
     rows = torch.empty(len(labels), dtype=torch.float64)
     rows[first] = pick([part.only(~first)], config).best[0]
     rows[~first] = pick([part.only(first)], config).best[0]
-    return FoldThreshold(rows, curve.best[0], "the other half of the labels", curve, curve)
+    # Judged by halves, but used with what all of the fold says.
+    return FoldThreshold(rows, curve.best[0], HALVES, ITSELF, curve, curve)

@@ -62,6 +62,9 @@ def test_a_single_fold_is_judged_by_halves_of_its_labels_crosswise() -> None:
     config = MatchingConfig()
     part = judged(nearest_neighbors(x, k=15), labels)
     (found,) = cross_thresholds([part], [labels], config)
+    assert set(found.judged_at) == set(found.rows.tolist())
+    assert found.value == found.oracle[0]  # what it is used with is in-fold, and says so
+    assert found.value_picked_on == "the fold itself"
     first = first_half(labels)
     assert not set(labels[first].tolist()) & set(labels[~first].tolist())
     for half in (first, ~first):
