@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.utils import read_weights, save_weights
+from common.utils import hash_weights, read_weights, save_weights
 
 _WRITER = """
 import sys
@@ -59,3 +59,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         save_weights(nn.Linear(2, 2), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_hash_of_weights_tells_values_names_kinds_and_shapes_apart() -> None:
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1)}
+    others = [
+        {"a": torch.arange(6.0).view(3, 2), "b": torch.tensor(1)},
+        {"a": torch.arange(6.0).view(2, 3).to(torch.bfloat16), "b": torch.tensor(1)},
+        {"a": torch.arange(6.0).view(2, 3) + 1e-6, "b": torch.tensor(1)},
+        {"a": torch.arange(6.0).view(2, 3), "c": torch.tensor(1)},
+    ]
+    digests = [hash_weights(each) for each in (weights, *others)]
+    assert len(set(digests)) == 5
+    assert hash_weights({"b": weights["b"], "a": weights["a"].T.contiguous().T}) == digests[0]

@@ -12,7 +12,7 @@ from projects.product_matching.cli.match import checked, common_options, path_of
 
 EXAMPLES = (
     "match.py index build --run RUN --images photos/ --index shop/",
-    "match.py index add --index shop/ --images photos/ more_photos/    # unchanged files are passed over",
+    "match.py index add --index shop/ --images photos/ more/    # unchanged files are passed over",
     "match.py index query --index shop/ --query shoe.jpg --k 5 --out found/",
     "match.py index remove --index shop/ --images photos/old",
     "match.py index remove --index shop/ --gone",
@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
         arguments = checked(parser(action), words, needed.get(action, ("index",)))
         if action == "remove" and (arguments.images is None) == (not arguments.gone):
             raise ConfigError(
-                "match.py index remove: expected either --images, or --gone for those whose files are "
-                "not there any more"
+                "match.py index remove: expected either --images, or --gone for those whose files "
+                "are not there any more"
             )
         if getattr(arguments, "fold", None) is not None and arguments.run is None:
             raise ConfigError(f"match.py index {action}: --fold belongs to --run, which is missing")

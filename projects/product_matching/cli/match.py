@@ -1,4 +1,4 @@
-"""``match.py``: match the images of folders by a finished run, and show the neighbours of queries."""
+"""``match.py``: match the images of folders by a finished run, show neighbours of queries."""
 
 import math
 import sys
@@ -88,7 +88,8 @@ def checked(parser: Parser, words: Sequence[str], needed: Sequence[str]) -> Name
     arguments, rest = parser.words(words)
     if rest:
         raise ConfigError(
-            f"{parser.prog} takes no key=value words; got {rest[0]}: a run keeps its own configuration"
+            f"{parser.prog} takes no key=value words; got {rest[0]}: a run keeps its own "
+            "configuration"
         )
     for name in needed:
         if getattr(arguments, name) is None:

@@ -1,7 +1,7 @@
 """Which state of a file an index knows: size and time of what was embedded, kept beside the index.
 
-A cache in SQLite, and no part of the index: what it lacks is embedded again. It is written after the
-index, so that a file counts as known only when its vector is there.
+A cache in SQLite, and no part of the index: what it lacks is embedded again. It is written after
+the index, so that a file counts as known only when its vector is there.
 """
 
 import sqlite3
@@ -84,6 +84,6 @@ class FileStates:
             yield
         except (sqlite3.Error, OSError) as error:
             raise FaultError(
-                f"{self.path} cannot be used: {error}; the index itself is whole. Make room, or if the "
-                "file is damaged delete it: every image that is added is then embedded again"
+                f"{self.path} cannot be used: {error}; the index itself is whole. Make room, or if "
+                "the file is damaged delete it: every image that is added is then embedded again"
             ) from None

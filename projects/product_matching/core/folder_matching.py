@@ -105,12 +105,11 @@ def match_folder(options: MatchOptions) -> None:
         near = rule.matches(queries, items, k=max(_BEGIN, options.k))
         results |= _results(near, by_row, files, options.k)
     _write(out, files, found.matches, unreadable)
+    criterion = _criterion(rule, titles is not None)
+    ordered = [results[file] for file in asked]
+    draw_results(ordered, out, criterion)  # first: who reads the lines may not read them all
     _tell(matcher, rule, found, len(files), unreadable, titles is not None)
-    if asked:
-        criterion = _criterion(rule, titles is not None)
-        ordered = [results[file] for file in asked]
-        show_results(ordered, criterion)
-        draw_results(ordered, out, criterion)
+    show_results(ordered, criterion)
     sys.stdout.write(f"written: {show_path(out)}\n")
 
 
@@ -125,8 +124,9 @@ def _rule(matcher: Matcher, options: MatchOptions) -> MatchRule:
         return replace(rule, threshold=given)
     if rule.text.mode == "union":
         raise ConfigError(
-            f"--threshold {given:g}: run '{matcher.run}' takes what passes by image or by title, which "
-            "have a threshold each; leave out --threshold, or --titles to match by image alone"
+            f"--threshold {given:g}: run '{matcher.run}' takes what passes by image or by title, "
+            "which have a threshold each; leave out --threshold, or --titles to match by image "
+            "alone"
         )
     return replace(rule, text=replace(rule.text, threshold=given))
 
@@ -242,8 +242,8 @@ def _tell(
         show_unreadable(unreadable)
     if found.cut:
         sys.stderr.write(
-            f"warning: {found.cut:,} lists end at the {MOST_MATCHES:,} nearest though more pass; is "
-            "the threshold too low?\n"
+            f"warning: {found.cut:,} lists end at the {MOST_MATCHES:,} nearest though more pass; "
+            "is the threshold too low?\n"
         )
     if rule.min_matches > 1:
         sys.stdout.write(f"every list has at least {rule.min_matches} items, its image included\n")
@@ -273,6 +273,6 @@ def _criterion(rule: MatchRule, by_title: bool) -> str:
     if text.mode == "concat":
         return f"joint {rule.units} >= {text.threshold:.4g}"
     return (
-        f"{rule.units} of images >= {text.image_threshold:.4g} or of titles >= {text.threshold:.4g}; "
-        "the score is what is above"
+        f"{rule.units} of images >= {text.image_threshold:.4g} or of titles >= "
+        f"{text.threshold:.4g}; the score is what is above"
     )

@@ -216,7 +216,7 @@ class ImageIndex:
 
 
 def image_name(file: Path) -> str:
-    """What a file is called in an index: its whole path, links on the way to its folder followed."""
+    """What a file is called in an index: its whole path, without links on the way to its folder."""
     return os.path.join(os.path.realpath(file.parent), file.name)
 
 
@@ -239,8 +239,8 @@ def names_below(index: VectorIndex, places: Sequence[str]) -> list[str]:
     for place in places:
         if place not in seen:
             raise DataError(
-                f"nothing of '{printable(place)}' is in {index.directory}; it names images by their "
-                f"path, such as {next(index.ids(), 'none yet')}"
+                f"nothing of '{printable(place)}' is in {index.directory}; it names images by "
+                f"their path, such as {next(index.ids(), 'none yet')}"
             )
     return found
 

@@ -89,18 +89,20 @@ def query(directory: Path, arguments: Namespace) -> None:
             )
         )
     criterion = f"{rule.units} >= {rule.threshold:.4g}"
+    written = []
+    if arguments.out is not None:
+        out = Path(arguments.out).expanduser()
+        with explained_write(out):
+            out.mkdir(parents=True, exist_ok=True)
+        written = draw_results(results, out, criterion)
     show_results(results, criterion)
     if rule.expansion:
         sys.stdout.write(
-            "the run's threshold is of queries with their neighbours added; here they are compared as "
-            "they are\n"
+            "the run's threshold is of queries with their neighbours added; here they are "
+            "compared as they are\n"
         )
-    out = arguments.out and Path(arguments.out).expanduser()
-    if out:
-        with explained_write(out):
-            out.mkdir(parents=True, exist_ok=True)
-        for path in draw_results(results, out, criterion):
-            sys.stdout.write(f"written: {show_path(path)}\n")
+    for path in written:
+        sys.stdout.write(f"written: {show_path(path)}\n")
 
 
 def info(directory: Path, arguments: Namespace) -> None:
@@ -153,8 +155,8 @@ def _add(index: ImageIndex, files: Sequence[Path], arguments: Namespace) -> None
         )
     except KeyboardInterrupt:
         raise InterruptedRun(
-            f"{report.done:,} of {len(files):,} images are in {directory}; 'index add' goes on with the "
-            "rest",
+            f"{report.done:,} of {len(files):,} images are in {directory}; 'index add' goes on "
+            "with the rest",
             signal.SIGINT,
         ) from None
     if report.unreadable:
@@ -163,5 +165,6 @@ def _add(index: ImageIndex, files: Sequence[Path], arguments: Namespace) -> None
         raise DataError(f"none of {len(files):,} images could be added; nothing was changed")
     sys.stdout.write(
         f"{report.new:,} added, {report.replaced:,} replaced, {report.unchanged:,} unchanged, "
-        f"{len(report.unreadable):,} unreadable; {len(index.vectors):,} images in {show_path(directory)}\n"
+        f"{len(report.unreadable):,} unreadable; {len(index.vectors):,} images in "
+        f"{show_path(directory)}\n"
     )

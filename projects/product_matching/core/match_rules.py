@@ -102,8 +102,8 @@ class MatchRule:
         if self.text is not None:
             if self.text.mode not in ("concat", "union") or not 0.0 < self.text.weight < 1.0:
                 raise DataError(
-                    f"titles are used by '{self.text.mode}' with weight {self.text.weight}; expected "
-                    "concat or union, and a weight between 0 and 1"
+                    f"titles are used by '{self.text.mode}' with weight {self.text.weight}; "
+                    "expected concat or union, and a weight between 0 and 1"
                 )
             thresholds.append(self.text.threshold)
             thresholds += [self.text.image_threshold] if self.text.mode == "union" else []
@@ -118,7 +118,8 @@ class MatchRule:
             )
         if not (0.0 < self.beta < math.inf and 0.0 <= self.alpha < math.inf):
             raise DataError(
-                f"beta is {self.beta} and alpha {self.alpha}; expected a positive number, and 0 or more"
+                f"beta is {self.beta} and alpha {self.alpha}; expected a positive number, and 0 "
+                "or more"
             )
 
     @classmethod
@@ -243,8 +244,8 @@ def pick_union(
     """The two thresholds of a union, picked together on one fold.
 
     Each source's own best threshold lets too much pass once the other lets pass as well. So from
-    these two on, each in turn becomes the best of two dozen, spread over the scores around and above
-    it, while the other stays.
+    these two on, each in turn becomes the best of two dozen, spread over the scores around and
+    above it, while the other stays.
 
     Args:
         image: Of the fold that may be looked at, by image.

@@ -279,8 +279,8 @@ class Matcher:
         if found.weights_sha256 != state["weights_sha256"]:
             raise CheckpointError(
                 f"{path}: its weights are not those it was written with (SHA-256 "
-                f"{found.weights_sha256[:12]}, expected {str(state['weights_sha256'])[:12]}); train "
-                "again, or restore the file"
+                f"{found.weights_sha256[:12]}, expected {str(state['weights_sha256'])[:12]}); "
+                "train again, or restore the file"
             )
         _ = found.mark  # the run's name is checked
         return found

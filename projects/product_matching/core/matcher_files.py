@@ -46,8 +46,8 @@ def matcher_file(place: Path | str, fold: int | None = None) -> Path:
         return path / MATCHER
     if not files:
         raise CheckpointError(
-            f"{path} holds no matcher (fold_0/{MATCHER}); a run writes one when a fold is finished: "
-            "go on with it by run.py --resume, or name another run"
+            f"{path} holds no matcher (fold_0/{MATCHER}); a run writes one when a fold is "
+            "finished: go on with it by run.py --resume, or name another run"
         )
     if fold is not None:
         if fold not in files:
@@ -56,10 +56,10 @@ def matcher_file(place: Path | str, fold: int | None = None) -> Path:
         return files[fold]
     if len(files) == 1:
         return next(iter(files.values()))
-    scores = {
-        number: float(read_matcher(each, mmap=True)["score"]) for number, each in files.items()
-    }
-    return files[max(sorted(scores), key=lambda number: scores[number])]
+    scores = {number: read_matcher(each, mmap=True)["score"] for number, each in files.items()}
+    # NaN, of a fold that could not be scored, is no best.
+    rated = sorted(number for number, score in scores.items() if score == score) or sorted(scores)
+    return files[max(rated, key=lambda number: scores[number])]
 
 
 def read_matcher(path: Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def read_matcher(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     for key, kind in kinds.items():
         if key not in state or not isinstance(state[key], kind):
             raise CheckpointError(
-                f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it anew "
-                "with run.py --resume"
+                f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it "
+                "anew with run.py --resume"
             )
     return state

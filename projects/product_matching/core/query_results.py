@@ -20,7 +20,8 @@ from common.data.preprocessing import resized
 from common.utils.errors import DataError
 from common.utils.text import printable
 
-_SHEET = 20  # queries on a picture
+_SHEET = 20  # lines of ten neighbours on a picture
+_DRAWN = 100  # neighbours of a query
 _SIDE = 320  # pixels of an image on it
 _GREY = 224
 
@@ -60,7 +61,7 @@ def show_results(results: Sequence[QueryResult], criterion: str) -> None:
 
 
 def draw_results(results: Sequence[QueryResult], folder: Path, criterion: str) -> list[Path]:
-    """Draw the neighbours of the queries, twenty queries on a sheet.
+    """Draw the first hundred neighbours of the queries, twenty lines of ten on a sheet.
 
     Args:
         results: One for each query.
@@ -75,23 +76,24 @@ def draw_results(results: Sequence[QueryResult], folder: Path, criterion: str) -
     """
     from common.visualization import NeighborRow, plot_neighbors
 
-    written = []
-    for start in range(0, len(results), _SHEET):
+    written = list[Path]()
+    longest = max((len(result.files) for result in results), default=0)
+    queries = max(1, _SHEET // -(-min(max(longest, 1), _DRAWN) // 10))
+    for start in range(0, len(results), queries):
         rows = [
             NeighborRow(
                 query=_thumbnail(result.query),
-                neighbors=[_thumbnail(file) for file in result.files],
-                scores=result.scores,
+                neighbors=[_thumbnail(file) for file in result.files[:_DRAWN]],
+                scores=result.scores[:_DRAWN],
                 name=_short(result.query),
                 names=[
                     f"match: {_short(file)}" if passes else _short(file)
                     for file, passes in zip(result.files, result.passes, strict=True)
-                ],
+                ][:_DRAWN],
             )
-            for result in results[start : start + _SHEET]
+            for result in results[start : start + queries]
         ]
-        sheet = start // _SHEET
-        path = folder / ("neighbors.png" if not sheet else f"neighbors_{sheet + 1}.png")
+        path = folder / f"neighbors{f'_{len(written) + 1}' if written else ''}.png"
         plot_neighbors(rows, path, f"Nearest images; a match has {criterion}")
         written.append(path)
     return written

@@ -126,8 +126,8 @@ class TfidfEncoder:
             vectorizer.fit(said)
         except ValueError:
             raise DataError(
-                f"none of {len(titles):,} titles has a word to learn from; is the column of titles the "
-                "right one?"
+                f"none of {len(titles):,} titles has a word to learn from; is the column of titles "
+                "the right one?"
             ) from None
         vocabulary = vectorizer.get_feature_names_out().tolist()
         projection = None

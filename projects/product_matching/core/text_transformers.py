@@ -85,15 +85,16 @@ class TransformersEncoder:
         model, size = state.get("model"), state.get("batch_size")
         if not isinstance(model, str) or not model or type(size) is not int or size < 1:
             raise CheckpointError(
-                f"the transformer of titles is {str(model)[:80]!a} with batch_size {size!a}; expected "
-                "the name of a model and a number"
+                f"the transformer of titles is {str(model)[:80]!a} with batch_size {size!a}; "
+                "expected the name of a model and a number"
             )
         encoder = cls(model, batch_size=size)
         if encoder.weights_sha256 != state.get("weights_sha256"):
             raise CheckpointError(
-                f"the weights of {printable(model)} are not those the matcher was made with (SHA-256 "
-                f"{encoder.weights_sha256[:12]}, expected {str(state.get('weights_sha256'))[:12]}); "
-                "put the model back as it was, or train again"
+                f"the weights of {printable(model)} are not those the matcher was made with "
+                f"(SHA-256 {encoder.weights_sha256[:12]}, expected "
+                f"{str(state.get('weights_sha256'))[:12]}); put the model back as it was, or train "
+                "again"
             )
         return encoder
 

@@ -1,4 +1,4 @@
-"""``match.py index``: what is added is found, what is unchanged is passed over, and a kill loses nothing."""
+"""``match.py index``: what is added is found, what is unchanged passed over; a kill loses nothing."""
 
 import os
 import re

@@ -17,6 +17,7 @@ from projects.product_matching.core.config import TextConfig
 from projects.product_matching.core.match_rules import MatchRule, TextRule
 from projects.product_matching.core.matcher import Matcher
 from projects.product_matching.core.matcher_files import matcher_path
+from projects.product_matching.core.query_results import QueryResult, draw_results
 from projects.product_matching.core.text import build_text_encoder
 from tests.projects.product_matching.matchers import small_matcher, title_of, write_products
 
@@ -122,6 +123,22 @@ def test_neighbours_of_queries_are_told_and_drawn_wherever_they_lie(
         )
     picture = Image.open(tmp_path / "neighbors.png")
     assert picture.width > picture.height > 300
+
+
+def test_many_neighbours_of_many_queries_go_on_several_sheets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sheet can hold is the picture's own limit; here it is counted, not drawn."""
+    drawn = []
+    monkeypatch.setattr("common.visualization.plot_neighbors", lambda rows, *_: drawn.append(rows))
+    file = write_products(tmp_path, 1)[0]
+    for count, sheets in ((7, [20, 5]), (35, [5] * 5), (130, [2] * 12 + [1])):
+        result = QueryResult(file, [file] * count, [1.0] * count, [True] * count)
+        names = [path.name for path in draw_results([result] * 25, tmp_path, "cosine >= 0.5")]
+        assert [len(rows) for rows in drawn] == sheets
+        assert len(drawn[0][0].neighbors) == len(drawn[0][0].names) == min(count, 100)
+        assert names[:2] == ["neighbors.png", "neighbors_2.png"]
+        drawn.clear()
 
 
 def test_titles_are_united_with_images(run: Run, place: Path, tmp_path: Path) -> None:

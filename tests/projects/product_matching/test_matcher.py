@@ -12,7 +12,6 @@ from PIL import Image
 
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
-from common.utils.weights import hash_weights
 from projects.product_matching.core.match_rules import MatchRule, TextRule
 from projects.product_matching.core.matcher import Matcher
 from projects.product_matching.core.matcher_files import matcher_path
@@ -52,7 +51,7 @@ def test_a_saved_matcher_is_the_same_matcher(photos: list[Path], tmp_path: Path)
 
 
 def test_of_a_run_the_fold_with_the_best_score_is_taken(tmp_path: Path) -> None:
-    for fold, score in enumerate((0.5, 0.8, 0.8, 0.1)):
+    for fold, score in enumerate((float("nan"), 0.8, 0.8, 0.1)):
         small_matcher(seed=fold, fold=fold, score=score).save(matcher_path(tmp_path, fold))
     assert Matcher.load(tmp_path).fold == 1
     assert Matcher.load(tmp_path, fold=3).fold == 3
@@ -129,16 +128,3 @@ def test_embeddings_that_point_nowhere_name_their_images(photos: list[Path]) -> 
         parameter.zero_()
     with pytest.raises(DataError, match="not finite, or zero"):
         matcher.embed(photos[:5])
-
-
-def test_the_hash_of_weights_tells_values_names_kinds_and_shapes_apart() -> None:
-    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1)}
-    others = [
-        {"a": torch.arange(6.0).view(3, 2), "b": torch.tensor(1)},
-        {"a": torch.arange(6.0).view(2, 3).to(torch.bfloat16), "b": torch.tensor(1)},
-        {"a": torch.arange(6.0).view(2, 3) + 1e-6, "b": torch.tensor(1)},
-        {"a": torch.arange(6.0).view(2, 3), "c": torch.tensor(1)},
-    ]
-    digests = [hash_weights(each) for each in (weights, *others)]
-    assert len(set(digests)) == 5
-    assert hash_weights({"b": weights["b"], "a": weights["a"].T.contiguous().T}) == digests[0]

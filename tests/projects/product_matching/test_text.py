@@ -1,4 +1,4 @@
-"""Titles as vectors: what scikit-learn says, what a file can hold, and what a transformer computes."""
+"""Titles as vectors: what scikit-learn says, what a file holds, what a transformer computes."""
 
 import itertools
 from pathlib import Path
