@@ -232,7 +232,12 @@ def test_train_evaluate_translate_agree(command: Callable[..., str], tmp_path: P
     assert piped == translated
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_leave_one_record() -> None:
+    """``test_lora.py`` launches a paper by torchrun in the fast suite; what only this one asks is
+    that the results are shown once: ``pytest -n 0 -m slow -k two_processes
+    tests/papers/test_attention_is_all_you_need.py``.
+    """
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [sys.executable, "-m", *launcher, f"{MODULE}.train", *SMALL, *TINY, *LETTERS]
     result = subprocess.run(
