@@ -40,7 +40,6 @@ _IMPORTED = (
     "hydra.core.override_parser.overrides_parser",
     "matplotlib.backends.backend_agg",
     "pytest",
-    "sklearn.datasets",
     "torch.utils.tensorboard",
 )
 

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import re
+import sys
 from time import process_time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from babel import Locale
 
 from common.data.embedded import EMBEDDED, dates, digit_products, digits, load_embedded, sequences
+from common.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,17 @@ def test_digits_are_scikit_learns():
             ours.add((np.round(image / (255 / 16)).astype(int).tobytes(), label))
     assert ours == theirs
     assert sum(len(columns["label"]) for columns in splits.values()) == 1797
+
+
+def test_digits_are_read_without_importing_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # an import of it would fail
+    assert len(digits.make()["train"]["label"]) > 1000
+
+
+def test_digits_that_are_not_there_are_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"no datasets/data/digits\.csv\.gz.*uv pip install"):
+        digits.make()
 
 
 def test_every_split_of_digits_has_its_share_of_each():

@@ -234,11 +234,18 @@ programs.train(sys.argv[1], at_step=(3, fail), workers=2)
 @pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("how", "shown"),
-    [("raise", "ValueError: a mistake of the second rank"), ("kill", "Signal 9 (SIGKILL)")],
+    [
+        ("kill", "Signal 9 (SIGKILL)"),
+        pytest.param("raise", "ValueError: a mistake of the second rank", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_fails_ends_all_within_30_seconds_with_its_error(
     tmp_path: Path, how: str, shown: str
 ) -> None:
+    """A rank that raises is also in ``tests/training/test_failing_rank.py``.
+
+    Here: ``pytest -n 0 -m slow tests/faults/test_several_processes.py -k fails_ends``.
+    """
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -1,13 +1,17 @@
 """Facts of the paper, and its commands end to end."""
 
+import io
 import json
 import os
 import random
 import re
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,7 @@ from papers.attention_is_all_you_need.translate import main as translate_words
 
 MODULE = "papers.attention_is_all_you_need"
 SMALL = ["trainer.eval_every=4", "trainer.log_every=2", "trainer.keep=2", "decode.extra_length=4"]
+LETTERS = ["data.name=embedded/copy", "data.tokenizer=chars"]  # made in a moment
 TINY = ["model.d_model=16", "model.d_ff=32", "model.num_heads=2", "data.max_tokens=400"]
 
 
@@ -107,9 +112,20 @@ def test_the_loss_is_smoothed_in_training_and_not_in_evaluation() -> None:
     assert trained.weight == evaluated.weight == 3  # padding does not count
 
 
-@pytest.mark.parametrize("kind", ["copy", "reverse", "sort"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "reverse",
+        pytest.param("copy", marks=pytest.mark.slow),
+        pytest.param("sort", marks=pytest.mark.slow),
+    ],
+)
 def test_a_tiny_model_learns_to_copy_reverse_and_sort(kind: str) -> None:
-    """At least 99% of unseen sequences (3 to 6 of 8 letters) are right in every letter."""
+    """At least 99% of unseen sequences (3 to 6 of 8 letters) are right in every letter.
+
+    All three: ``pytest -n 0 -m "slow or not slow" -k tiny_model
+    tests/papers/test_attention_is_all_you_need.py``.
+    """
     torch.manual_seed(0)
     train, (sources, references) = _sequences(kind)
     tokenizer = train_chars(train[0])
@@ -166,11 +182,23 @@ def test_translations_come_back_in_their_order_whatever_stands_beside_them() -> 
     assert translate(task, tokenizer, [], decode) == []
 
 
-def _run(*words: str, script: str = "train", **kwargs) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"{MODULE}.{script}", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=200, cwd=get_project_root(), **kwargs
-    )
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a script of the paper in this process, with words; returns what stands on the screen.
+
+    As processes they run in ``tests/test_readme.py`` and in the contract.
+    """
+
+    def run(*words: str, script: str = "train", typed: str = "") -> str:
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        monkeypatch.delitem(sys.modules, f"{MODULE}.{script}", raising=False)
+        runpy.run_module(f"{MODULE}.{script}", run_name="__main__", alter_sys=True)
+        return capsys.readouterr().out
+
+    return run
 
 
 def _runs() -> list[Path]:
@@ -178,13 +206,12 @@ def _runs() -> list[Path]:
     return sorted(home.iterdir())
 
 
-def test_train_evaluate_translate_agree(tmp_path: Path) -> None:
-    trained = _run(*SMALL, *TINY, "trainer.max_steps=8")
-    assert trained.returncode == 0, trained.stderr
-    assert "Results" in trained.stdout
-    assert "Samples" in trained.stdout
+def test_train_evaluate_translate_agree(command: Callable[..., str], tmp_path: Path) -> None:
+    trained = command(*SMALL, *TINY, "trainer.max_steps=8")
+    assert "Results" in trained
+    assert "Samples" in trained
     (run,) = _runs()
-    assert str(run) in trained.stdout
+    assert str(run) in trained
     record = json.loads((run / "run.json").read_text())
     assert record["state"] == "finished"
     files = {path.name for path in run.iterdir()}
@@ -192,26 +219,29 @@ def test_train_evaluate_translate_agree(tmp_path: Path) -> None:
     assert files >= {"tokenizer.json", "plots", "tensorboard", "checkpoints", "logs"}
     assert re.search(r"vocab_size: \d+ +# DATA", (run / "config.yaml").read_text())
 
-    evaluated = _run(script="evaluate")
-    assert evaluated.returncode == 0, evaluated.stderr
+    evaluated = command(script="evaluate")
     for name, value in record["metrics"].items():
-        assert re.search(rf"{name}\s+{value:.4f}", evaluated.stdout), evaluated.stdout
+        assert re.search(rf"{name}\s+{value:.4f}", evaluated), evaluated
 
     picture = tmp_path / "attention.png"
     words = ("3 May 2019", "4 May 2019", "--attention", str(picture))
-    translated = _run(*words, script="translate")
-    assert translated.returncode == 0, translated.stderr
-    assert len(translated.stdout.splitlines()) == 2
+    translated = command(*words, script="translate")
+    assert len(translated.splitlines()) == 2
     assert picture.stat().st_size > 5_000
-    piped = _run(script="translate", input="3 May 2019\n4 May 2019\n")
-    assert piped.stdout == translated.stdout
+    piped = command(script="translate", typed="3 May 2019\n4 May 2019\n")
+    assert piped == translated
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_leave_one_record() -> None:
+    """``test_lora.py`` launches a paper by torchrun in the fast suite; what only this one asks is
+    that the results are shown once: ``pytest -n 0 -m slow -k two_processes
+    tests/papers/test_attention_is_all_you_need.py``.
+    """
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command = [sys.executable, "-m", *launcher, f"{MODULE}.train", *SMALL, *TINY]
+    command = [sys.executable, "-m", *launcher, f"{MODULE}.train", *SMALL, *TINY, *LETTERS]
     result = subprocess.run(
-        [*command, "trainer.max_steps=4"],
+        [*command, "trainer.max_steps=4", "trainer.loggers=[]"],
         capture_output=True,
         text=True,
         timeout=200,
@@ -224,28 +254,33 @@ def test_two_processes_train_together_and_leave_one_record() -> None:
     assert len(load_checkpoint(run / "checkpoints" / "last.pt")["rng"]) == 2
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_the_command_it_prints_resumes_exactly() -> None:
-    words = [*SMALL, *TINY, "trainer.max_steps=60", "trainer.loggers=[]"]
-    whole = _run(*words)
-    assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, "-m", f"{MODULE}.train", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=get_project_root())
+def test_ctrl_c_leaves_a_checkpoint_and_the_command_it_prints_resumes_exactly(
+    command: Callable[..., str],
+) -> None:
+    words = [
+        *TINY,
+        *LETTERS,
+        "trainer.max_steps=60",
+        "trainer.eval_every=30",
+        "trainer.log_every=2",
+    ]
+    words += ["trainer.loggers=[]", "decode.beam_size=1", "decode.extra_length=1"]
+    command(*words)
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"{MODULE}.train", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=get_project_root(),
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not _has_steps(_runs()[-1], len(_runs())):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    resume = re.search(r"resume with: python (.+)$", errors, re.MULTILINE)
+    resume = re.search(rf"resume with: python -m {MODULE}\.train (.+)$", errors, re.MULTILINE)
     assert resume, errors
-    again = subprocess.run(
-        [sys.executable, *resume[1].split()],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=get_project_root(),
-    )
-    assert again.returncode == 0, again.stderr
+    command(*shlex.split(resume[1]))
     first, second = (load_checkpoint(run / "checkpoints" / "last.pt") for run in _runs())
     assert first["state"]["step"] == second["state"]["step"] == 60
     assert all(torch.equal(value, second["model"][key]) for key, value in first["model"].items())

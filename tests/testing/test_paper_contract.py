@@ -60,6 +60,17 @@ def copy_of_template(
     return Subject(root, "papers", name)
 
 
+def shorten_smoke(subject: Subject) -> Subject:
+    """A smoke run that evaluates once and logs to no service: it draws and imports less."""
+    path = subject.folder / "paper.yaml"
+    short = "smoke: [trainer.max_steps=40, trainer.eval_every=40, 'trainer.loggers=[]',"
+    text = path.read_text()
+    long = "smoke: [trainer.max_steps=40, trainer.eval_every=20,"
+    assert long in text
+    path.write_text(text.replace(long, short))
+    return subject
+
+
 @pytest.fixture
 def importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(root / "papers")])
@@ -152,7 +163,7 @@ def test_a_loss_that_does_not_fall_breaks_smoke_and_overfit(
     root: Path, server: TrialServer, tmp_path: Path
 ) -> None:
     still = LOSS.replace("logits", "logits.detach() + 0 * logits")
-    subject = copy_of_template(root, "still", "model.py", LOSS, still)
+    subject = shorten_smoke(copy_of_template(root, "still", "model.py", LOSS, still))
     clauses = ["facts", "overfit", "smoke", "evaluate"]
     found = broken(check(subject, clauses, server, tmp_path))
     assert found.keys() == {"smoke", "overfit"}
@@ -164,7 +175,7 @@ def test_another_number_of_evaluate_breaks_evaluate(
 ) -> None:
     old = "report(metrics, context)"
     new = "report({k: v + 1e-4 for k, v in metrics.items()}, context)"
-    subject = copy_of_template(root, "other_number", "evaluate.py", old, new)
+    subject = shorten_smoke(copy_of_template(root, "other_number", "evaluate.py", old, new))
     found = broken(check(subject, ["smoke", "evaluate"], server, tmp_path))
     assert found.keys() == {"evaluate"}
     assert "test/accuracy" in found["evaluate"]

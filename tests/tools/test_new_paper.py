@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.testing.paper_contract import STATIC
 from common.utils.paths import get_project_root
 
 ROOT = get_project_root()
@@ -37,34 +38,43 @@ def run(tree: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 
 def commands(project: bool = False) -> list[str]:
-    """The commands of the page, for a paper or for a project."""
+    """The commands of the page, for a paper or for a project (of another name)."""
     blocks = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     found = [line for block in blocks for line in block.splitlines()]
     if not project:
         return found
     found = [line.replace("--arxiv 1801.07698", "--project") for line in found]
+    found = [line.replace("my_method", "my_project") for line in found]
     return [line.replace("papers.", "projects.").replace("papers/", "projects/") for line in found]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("project", [False, True], ids=["paper", "project"])
-def test_a_new_paper_passes_its_contract_unchanged(tree: Path, project: bool) -> None:
-    home = "projects" if project else "papers"
-    scaffold, *others = commands(project)
-    (contract,) = (line for line in others if line.endswith(f"paper_contract {home}.my_method"))
-    made = run(tree, scaffold)
-    assert made.returncode == 0, made.stderr
-    assert f"python -m {home}.my_method.train" in made.stdout
-    kept = run(tree, contract)
+def test_a_new_paper_and_a_new_project_pass_their_contract_unchanged(tree: Path) -> None:
+    """Every clause that looks at names, and one run of each with its evaluation.
+
+    That a run resumes, repeats itself and overfits is the template's own (``tests/test_papers.py``);
+    all clauses of a copy: ``pytest -n 0 -m slow tests/tools/test_new_paper.py``.
+    """
+    made = {"papers.my_method": commands(), "projects.my_project": commands(project=True)}
+    for module, (scaffold, *others) in made.items():
+        done = run(tree, scaffold)
+        assert done.returncode == 0, done.stderr
+        assert f"python -m {module}.train" in done.stdout
+        assert f"python -m common.testing.paper_contract {module}" in others
+    chosen = " ".join(f"--clause {clause}" for clause in (*STATIC, "facts", "smoke", "evaluate"))
+    kept = run(tree, f"python -m common.testing.paper_contract {' '.join(made)} {chosen}")
     assert kept.returncode == 0, kept.stdout + kept.stderr
-    assert kept.stdout.count("kept") == 12
-    text = "".join(
-        p.read_text()
-        for p in (tree / home / "my_method").rglob("*")
-        if p.is_file() and p.suffix != ".pyc"
-    )
-    assert not re.search(r"_template|TemplateTask|A Template|1801\.00000|reprise-template", text)
-    assert ("arxiv" in text) is not project
+    assert kept.stdout.count("kept") == 2 * 9
+    for module in made:
+        text = "".join(
+            p.read_text()
+            for p in tree.joinpath(*module.split(".")).rglob("*")
+            if p.is_file() and p.suffix != ".pyc"
+        )
+        assert not re.search(
+            r"_template|TemplateTask|A Template|1801\.00000|reprise-template", text
+        )
+        assert ("arxiv" in text) is module.startswith("papers.")
 
 
 @pytest.mark.slow
@@ -74,11 +84,12 @@ def test_the_page_runs_as_it_is_written(tree: Path, project: bool) -> None:
     (tree / ".gitignore").write_text("__pycache__\nassets\n")
     commit = "git add -A . && git -c user.name=a -c user.email=a@b.org commit -qm now"
     assert run(tree, f"git init -q && {commit}").returncode == 0
+    module = "projects.my_project" if project else "papers.my_method"
     for command in commands(project):
         if "record_result.py RUN " in command:  # a run of committed code
-            home = "projects" if project else "papers"
-            assert run(tree, f"{commit} && python -m {home}.my_method.train").returncode == 0
-            runs = sorted(p.name for p in (tree / "assets" / "outputs" / "my_method").iterdir())
+            assert run(tree, f"{commit} && python -m {module}.train").returncode == 0
+            outputs = tree / "assets" / "outputs" / module.partition(".")[2]
+            runs = sorted(p.name for p in outputs.iterdir())
             command = command.replace("RUN", runs[-1])
         done = run(tree, command)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

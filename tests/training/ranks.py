@@ -1,6 +1,7 @@
 """What several ranks run in the tests of the strategies: many small runs in one launch.
 
-torchrun --nproc-per-node 2 -m tests.training.ranks STRATEGY DIRECTORY
+The ranks of ``accelerate launch`` run it as a module, the others are forked (``conftest.py``):
+``torchrun --nproc-per-node 2 -m tests.training.ranks STRATEGY DIRECTORY`` does the same.
 """
 
 import json
@@ -139,8 +140,9 @@ def interrupted(directory: Path, strategy: str, stop: StopAt) -> None:
     train(directory, strategy, DroppingTask, resume=last(directory), eval_every=every)
 
 
-def main(strategy: str, root: Path) -> None:
+def main(strategy: str, root: str | Path) -> None:
     """Every scenario, one after the other; each leaves a run directory or a file."""
+    root = Path(root)
     group = build_strategy(TrainerConfig(strategy=strategy, device="cpu"))
 
     def note(name: str, value: Any) -> None:
@@ -204,4 +206,4 @@ def _count_exchanges(work: Callable[[], Any]) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2])

@@ -13,8 +13,14 @@ from tests.training.conftest import TORCHRUN, clean_environment
 MODULE = ["-m", "tests.training.failing_rank"]
 
 
-@pytest.mark.parametrize(("strategy", "how"), [("ddp", "raise"), ("fsdp", "kill")])
+@pytest.mark.parametrize(
+    ("strategy", "how"), [("ddp", "raise"), pytest.param("fsdp", "kill", marks=pytest.mark.slow)]
+)
 def test_all_ranks_end_when_one_fails(tmp_path: Path, strategy: str, how: str) -> None:
+    """A rank that is killed is also in ``tests/faults/test_several_processes.py``.
+
+    With sharded weights: ``pytest -n 0 -m slow tests/training/test_failing_rank.py``.
+    """
     process = subprocess.Popen(
         [*TORCHRUN, *MODULE, str(tmp_path), strategy, how],
         stderr=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """Pictures show what they were given; tables cut nothing off."""
 
+import itertools
 import json
 import math
 import resource
@@ -163,9 +164,16 @@ def test_attention_has_a_panel_per_head(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize(("heads", "tokens"), [(1, 2), (1, 12), (4, 12), (8, 30)])
+WORDS = "ein junger Mann in einer roten Jacke fährt Rad "
+
+
 @pytest.mark.parametrize(
-    "text", ["ein junger Mann in einer roten Jacke fährt Rad ", "MW" * 30, "$"]
+    ("heads", "tokens", "text"),
+    [
+        *itertools.product([1], [2, 12], [WORDS, "MW" * 30, "$"]),
+        (4, 12, "MW" * 30),
+        (8, 30, WORDS),
+    ],
 )
 def test_a_title_of_any_length_is_inside_the_picture(heads: int, tokens: int, text: str) -> None:
     weights = torch.full((heads, tokens, tokens), 1 / tokens)
