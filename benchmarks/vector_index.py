@@ -33,11 +33,11 @@ from benchmarks.harness import (
     timed,
 )
 from common.utils.files import fsync_dir
-from projects.product_matching.core.exact_scan import nearest_rows
-from projects.product_matching.core.index_manifest import ModelMark
-from projects.product_matching.core.index_snapshot import read_snapshot
-from projects.product_matching.core.index_vectors import prepared
-from projects.product_matching.core.vector_index import Matches, VectorIndex
+from projects.product_matching.core.index.exact_scan import nearest_rows
+from projects.product_matching.core.index.manifest import ModelMark
+from projects.product_matching.core.index.snapshot import read_snapshot
+from projects.product_matching.core.index.vector_index import Matches, VectorIndex
+from projects.product_matching.core.index.vectors import prepared
 
 _BASELINE = "FAISS in memory, written whole"
 _KINDS = {"ours, flat": "flat", "ours, ivf": "ivf"}

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import vector_index
 from benchmarks.vector_index import Size
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index.vector_index import VectorIndex
 
 faiss = pytest.importorskip("faiss")
 

@@ -83,16 +83,16 @@ def main(argv: Sequence[str]) -> None:
         if getattr(arguments, "fold", None) is not None and arguments.run is None:
             raise ConfigError(f"match.py index {action}: --fold belongs to --run, which is missing")
         from common.utils import setup_logger
-        from projects.product_matching.core import index_commands
+        from projects.product_matching.core.index import commands
 
         setup_logger()
         directory = path_of(arguments.index)
         assert directory is not None
         run: dict[str, Callable[[Path, Namespace], None]] = {
-            "build": index_commands.build,
-            "add": index_commands.add,
-            "remove": index_commands.remove,
-            "query": index_commands.query,
-            "info": index_commands.info,
+            "build": commands.build,
+            "add": commands.add,
+            "remove": commands.remove,
+            "query": commands.query,
+            "info": commands.info,
         }
         run[action](directory, arguments)

@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.threshold is not None and math.isnan(arguments.threshold):
             raise ConfigError("match.py: --threshold is nan, expected a number")
         from common.utils import setup_logger
-        from projects.product_matching.core.folder_matching import MatchOptions, match_folder
+        from projects.product_matching.core.matching.folder_matching import (
+            MatchOptions,
+            match_folder,
+        )
 
         setup_logger()
         match_folder(

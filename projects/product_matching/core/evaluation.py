@@ -29,9 +29,9 @@ from common.metrics import (
 )
 from common.utils.errors import DataError
 from projects.product_matching.core.config import Config, MatchingConfig
-from projects.product_matching.core.items import Items
-from projects.product_matching.core.match_rules import pick_union
-from projects.product_matching.core.thresholds import (
+from projects.product_matching.core.items.items import Items
+from projects.product_matching.core.matching.match_rules import pick_union
+from projects.product_matching.core.matching.thresholds import (
     FoldThreshold,
     counted,
     cross_thresholds,

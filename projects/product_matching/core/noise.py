@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.losses.angular import AngularMarginHead
 from common.utils.files import atomic_write
-from projects.product_matching.core.items import Items
+from projects.product_matching.core.items.items import Items
 
 FAR = 75.0  # degrees
 FILE = "far_from_center.csv"

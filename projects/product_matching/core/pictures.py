@@ -25,9 +25,9 @@ from common.visualization import (
 from common.visualization.curves import read_history
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.evaluation import FoldMatches, SourceMatches
+from projects.product_matching.core.matching.thresholds import judged as judged_rows
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.pooling_log import P
-from projects.product_matching.core.thresholds import judged as judged_rows
 from projects.product_matching.core.training import FoldOutcome
 
 PLOTS = "plots"

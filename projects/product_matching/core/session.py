@@ -26,12 +26,12 @@ from common.utils.logging import setup_logger
 from common.utils.runs import Run
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.evaluation import SourceMatches, judge_folds
-from projects.product_matching.core.images import readable
-from projects.product_matching.core.items import Items, read_items
-from projects.product_matching.core.matchers import save_matchers
+from projects.product_matching.core.items.images import readable
+from projects.product_matching.core.items.items import Items, read_items
+from projects.product_matching.core.matching.matchers import save_matchers
 from projects.product_matching.core.pictures import draw_fold, draw_session
 from projects.product_matching.core.report import write_report
-from projects.product_matching.core.titles import title_embeddings
+from projects.product_matching.core.text.titles import title_embeddings
 from projects.product_matching.core.training import FoldOutcome, read_outcome, train_fold
 
 RECORD, FOLDS = "session.json", "folds.json"

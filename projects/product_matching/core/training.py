@@ -26,8 +26,8 @@ from common.utils.files import atomic_write_text, explained_write
 from common.utils.renaming import OwnNames
 from common.utils.text import printable
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.images import FoldImages, fold_images
-from projects.product_matching.core.items import Items
+from projects.product_matching.core.items.images import FoldImages, fold_images
+from projects.product_matching.core.items.items import Items
 from projects.product_matching.core.network import build_task, has_subcenters
 from projects.product_matching.core.noise import write_far_samples
 from projects.product_matching.core.pooling_log import PoolingLog

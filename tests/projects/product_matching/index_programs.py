@@ -8,8 +8,8 @@ import faiss  # noqa: F401 (before the fork)
 import torch
 
 from common.testing import faults
-from projects.product_matching.core import index_changes
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index import changes
+from projects.product_matching.core.index.vector_index import VectorIndex
 from tests.projects.product_matching.indexes import names, points
 
 
@@ -52,9 +52,9 @@ def _anonymous() -> int:
 
 def _set(limits: dict[str, int]) -> None:
     if "least_removed" in limits:
-        index_changes.LEAST_REMOVED = limits["least_removed"]
+        changes.LEAST_REMOVED = limits["least_removed"]
     if "from_rows" in limits:
-        index_changes.FROM_ROWS["auto"] = limits["from_rows"]
+        changes.FROM_ROWS["auto"] = limits["from_rows"]
 
 
 def _entered(fault: dict[str, Any] | None) -> AbstractContextManager[Any]:

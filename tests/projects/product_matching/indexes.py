@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from projects.product_matching.core.index_manifest import ModelMark
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index.manifest import ModelMark
+from projects.product_matching.core.index.vector_index import VectorIndex
 
 MARK = ModelMark(run="arcface/first", weights_sha256="a" * 64)
 

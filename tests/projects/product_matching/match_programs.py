@@ -8,7 +8,7 @@ import faiss  # noqa: F401 (before the fork)
 
 from common.testing import faults
 from projects.product_matching.cli.match import main
-from projects.product_matching.core import image_index, index_commands  # noqa: F401
+from projects.product_matching.core.index import commands, image_index  # noqa: F401
 
 
 def match(directory: str, words: list[str], fault: dict[str, Any]) -> None:

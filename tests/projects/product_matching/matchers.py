@@ -11,8 +11,8 @@ from common.config import instantiate
 from common.data.embedded import digit_products
 from common.data.preprocessing import Preprocessing
 from common.data.preprocessing_config import PreprocessingConfig
-from projects.product_matching.core.match_rules import MatchRule
-from projects.product_matching.core.matcher import Matcher
+from projects.product_matching.core.matching.match_rules import MatchRule
+from projects.product_matching.core.matching.matcher import Matcher
 
 SECTION: dict[str, Any] = {
     "_target_": "common.models.EmbeddingNetwork",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.metrics import nearest_neighbors
-from projects.product_matching.core import approximate, index_changes
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index import approximate, changes
+from projects.product_matching.core.index.vector_index import VectorIndex
 from tests.projects.product_matching.indexes import MARK, filled, names, points
 
 pytest.importorskip("faiss")
@@ -17,8 +17,8 @@ COUNT = 6_000
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_changes, "TAIL_ROWS", 1_500)
-    monkeypatch.setattr(index_changes, "FROM_ROWS", {"ivf": 2_000, "hnsw": 2_000, "auto": 2_000})
+    monkeypatch.setattr(changes, "TAIL_ROWS", 1_500)
+    monkeypatch.setattr(changes, "FROM_ROWS", {"ivf": 2_000, "hnsw": 2_000, "auto": 2_000})
 
 
 def _recall(index: VectorIndex, queries: torch.Tensor, true: torch.Tensor) -> float:

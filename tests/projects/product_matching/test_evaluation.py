@@ -6,7 +6,7 @@ import torch
 from common.utils.errors import DataError
 from projects.product_matching.core.config import Config, MatchingConfig
 from projects.product_matching.core.evaluation import BOTH, IMAGE, TITLE, candidates, judge_folds
-from projects.product_matching.core.items import Items
+from projects.product_matching.core.items.items import Items
 from tests.projects.product_matching.sessions import composed
 
 

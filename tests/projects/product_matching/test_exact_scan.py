@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.metrics import nearest_neighbors
-from projects.product_matching.core import exact_scan
-from projects.product_matching.core.exact_scan import Gallery, nearest_rows
+from projects.product_matching.core.index import exact_scan
+from projects.product_matching.core.index.exact_scan import Gallery, nearest_rows
 from tests.projects.product_matching.indexes import points
 
 METRICS = ("cosine", "euclidean")

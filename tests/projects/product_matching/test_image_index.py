@@ -13,12 +13,12 @@ import torch
 
 from common.testing.trials import TrialServer
 from projects.product_matching.cli.match import main
-from projects.product_matching.core import image_index
-from projects.product_matching.core.file_states import STATES
-from projects.product_matching.core.image_index import ImageIndex, image_name
-from projects.product_matching.core.match_rules import MatchRule
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.matcher_files import MATCHER
+from projects.product_matching.core.index import image_index
+from projects.product_matching.core.index.file_states import STATES
+from projects.product_matching.core.index.image_index import ImageIndex, image_name
+from projects.product_matching.core.matching.match_rules import MatchRule
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.matcher_files import MATCHER
 from tests.projects.product_matching.matchers import small_matcher, write_products
 
 PROGRAMS = "tests.projects.product_matching.match_programs"

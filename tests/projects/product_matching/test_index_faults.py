@@ -18,7 +18,7 @@ from filelock import FileLock
 from common.testing.faults import small_disk
 from common.testing.trials import TrialServer
 from common.utils.errors import FaultError
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index.vector_index import VectorIndex
 from tests.projects.product_matching.indexes import MARK, filled, names, points
 
 pytest.importorskip("faiss")
@@ -156,7 +156,7 @@ def test_what_comes_after_an_addition_may_lack_room(
     disk: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     """The vectors fit, the copy of them that a segment is does not."""
-    monkeypatch.setattr("projects.product_matching.core.index_changes.FROM_ROWS", {"auto": 4_000})
+    monkeypatch.setattr("projects.product_matching.core.index.changes.FROM_ROWS", {"auto": 4_000})
     index = VectorIndex.create(disk / "index", dimension=64, model=MARK)
     index.add(names(0, 5_000), points(5_000, 64))
     assert (len(index), index.info().approximate) == (5_000, 0)

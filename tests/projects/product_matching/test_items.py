@@ -11,7 +11,7 @@ from common.data.preprocessing import Preprocessing
 from common.data.preprocessing_config import PreprocessingConfig
 from common.utils.errors import ConfigError, DataError
 from projects.product_matching.core.config import DataConfig
-from projects.product_matching.core.items import read_items
+from projects.product_matching.core.items.items import read_items
 from tests.projects.product_matching.sessions import EACH, LABELS, write_photos
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 from common.utils.paths import get_project_root
 from projects.product_matching.cli.match import main
 from projects.product_matching.core.config import TextConfig
-from projects.product_matching.core.match_rules import MatchRule, TextRule
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.matcher_files import matcher_path
-from projects.product_matching.core.query_results import QueryResult, draw_results
-from projects.product_matching.core.text import build_text_encoder
+from projects.product_matching.core.matching.match_rules import MatchRule, TextRule
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.matcher_files import matcher_path
+from projects.product_matching.core.matching.query_results import QueryResult, draw_results
+from projects.product_matching.core.text.encoders import build_text_encoder
 from tests.projects.product_matching.matchers import small_matcher, title_of, write_products
 
 COUNT = 40

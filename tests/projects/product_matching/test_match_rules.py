@@ -10,8 +10,13 @@ from torch import Tensor
 
 from common.metrics import MatchFold, concatenate_embeddings, nearest_neighbors
 from common.utils.errors import ConfigError, DataError
-from projects.product_matching.core import match_rules
-from projects.product_matching.core.match_rules import MatchRule, Rows, TextRule, pick_union
+from projects.product_matching.core.matching import match_rules
+from projects.product_matching.core.matching.match_rules import (
+    MatchRule,
+    Rows,
+    TextRule,
+    pick_union,
+)
 
 
 def _rows(count: int, dimension: int = 8, seed: int = 0, groups: int = 0) -> Tensor:

@@ -7,8 +7,8 @@ import pytest
 from common.metrics import Matches
 from projects.product_matching.cli.match import main
 from projects.product_matching.core.evaluation import BOTH, IMAGE
-from projects.product_matching.core.match_rules import Rows
-from projects.product_matching.core.matcher import Matcher
+from projects.product_matching.core.matching.match_rules import Rows
+from projects.product_matching.core.matching.matcher import Matcher
 from projects.product_matching.core.session import Finished
 from tests.projects.product_matching.sessions import finished
 

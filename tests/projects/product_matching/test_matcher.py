@@ -12,9 +12,9 @@ from PIL import Image
 
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
-from projects.product_matching.core.match_rules import MatchRule, TextRule
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.matcher_files import matcher_path
+from projects.product_matching.core.matching.match_rules import MatchRule, TextRule
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.matcher_files import matcher_path
 from tests.projects.product_matching.matchers import small_matcher, write_products
 
 

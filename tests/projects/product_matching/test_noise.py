@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from common.losses import SubcenterArcFace
-from projects.product_matching.core.items import Items
+from projects.product_matching.core.items.items import Items
 from projects.product_matching.core.noise import FILE, write_far_samples
 
 

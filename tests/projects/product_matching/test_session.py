@@ -19,8 +19,8 @@ from common.testing.trials import TrialServer
 from common.training import Task
 from common.utils.errors import ConfigError, DataError
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.items import read_items
-from projects.product_matching.core.matcher import Matcher
+from projects.product_matching.core.items.items import read_items
+from projects.product_matching.core.matching.matcher import Matcher
 from projects.product_matching.core.session import deal, run_session
 from projects.product_matching.core.training import embed
 from tests.projects.product_matching import sessions

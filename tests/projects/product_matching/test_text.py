@@ -14,7 +14,7 @@ from common.data.embedded import digit_products
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
 from projects.product_matching.core.config import TextConfig
-from projects.product_matching.core.text import build_text_encoder, text_encoder_of
+from projects.product_matching.core.text.encoders import build_text_encoder, text_encoder_of
 
 TITLES = digit_products.make()["train"]["title"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from common.metrics import nearest_neighbors
 from common.utils.errors import DataError
 from projects.product_matching.core.config import MatchingConfig
-from projects.product_matching.core.thresholds import (
+from projects.product_matching.core.matching.thresholds import (
     cross_thresholds,
     first_half,
     judged,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from common.metrics import nearest_neighbors
 from common.utils.errors import ConfigError, DataError, FaultError
-from projects.product_matching.core import approximate, index_changes
-from projects.product_matching.core.index_manifest import MANIFEST, ModelMark
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index import approximate, changes
+from projects.product_matching.core.index.manifest import MANIFEST, ModelMark
+from projects.product_matching.core.index.vector_index import VectorIndex
 from tests.projects.product_matching.indexes import MARK, filled, names, points
 
 
@@ -71,8 +71,8 @@ def test_a_replaced_vector_is_found_once_and_as_the_newest(tmp_path: Path) -> No
 def test_rows_that_no_longer_count_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_changes, "LEAST_REMOVED", 10)
-    monkeypatch.setattr(index_changes, "_ROWS", 7)
+    monkeypatch.setattr(changes, "LEAST_REMOVED", 10)
+    monkeypatch.setattr(changes, "_ROWS", 7)
     vectors = points(100)
     index = filled(tmp_path, vectors)
     index.remove(names(0, 24))
@@ -105,10 +105,10 @@ def test_many_small_additions_leave_few_files(tmp_path: Path) -> None:
 def test_names_whose_hashes_are_equal_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from projects.product_matching.core import index_names
+    from projects.product_matching.core.index import names as index_names
 
     real = index_names.hashes_of
-    for module in (index_names, index_changes):
+    for module in (index_names, changes):
         monkeypatch.setattr(module, "hashes_of", lambda found: real(found) % 3)
     index = filled(tmp_path, points(40))
     index.remove(names(5, 6))
@@ -131,7 +131,7 @@ def test_another_handle_sees_the_old_state_until_it_looks_again(tmp_path: Path) 
 def test_a_reader_outlives_the_files_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_changes, "LEAST_REMOVED", 10)
+    monkeypatch.setattr(changes, "LEAST_REMOVED", 10)
     vectors = points(60)
     writer = filled(tmp_path, vectors)
     reader = VectorIndex.open(tmp_path)
@@ -233,11 +233,11 @@ def test_an_index_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
 def test_without_faiss_flat_works_and_other_kinds_name_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from projects.product_matching.core import exact_scan, index_snapshot
+    from projects.product_matching.core.index import exact_scan, snapshot
 
-    for module in (approximate, exact_scan, index_changes, index_snapshot):
+    for module in (approximate, exact_scan, changes, snapshot):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
-    monkeypatch.setitem(index_changes.FROM_ROWS, "auto", 10)
+    monkeypatch.setitem(changes.FROM_ROWS, "auto", 10)
     vectors = points(60)
     index = filled(tmp_path / "index", vectors)
     assert index.info().approximate == 0

@@ -51,7 +51,7 @@ def build_text_encoder(config: TextConfig, titles: Sequence[str]) -> TextEncoder
         ConfigError, CheckpointError, DownloadError: if a transformer cannot be had.
     """
     if config.encoder == "transformers":
-        from projects.product_matching.core.text_transformers import TransformersEncoder
+        from projects.product_matching.core.text.transformer import TransformersEncoder
 
         assert config.model is not None
         return TransformersEncoder(config.model, batch_size=config.batch_size)
@@ -70,7 +70,7 @@ def text_encoder_of(state: Mapping[str, Any]) -> TextEncoder:
     if kind == "tfidf":
         return TfidfEncoder.of_state(state)
     if kind == "transformers":
-        from projects.product_matching.core.text_transformers import TransformersEncoder
+        from projects.product_matching.core.text.transformer import TransformersEncoder
 
         return TransformersEncoder.of_state(state)
     hint = did_you_mean(str(kind), ("tfidf", "transformers"))

@@ -21,12 +21,12 @@ from torch import Tensor
 from common.data.images import identity_of
 from common.utils.errors import CheckpointError, DataError
 from common.utils.text import printable
-from projects.product_matching.core.file_states import STATES, FileStates
-from projects.product_matching.core.index_manifest import MANIFEST
-from projects.product_matching.core.index_names import encoded
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.matcher_files import MATCHER
-from projects.product_matching.core.vector_index import Matches, VectorIndex
+from projects.product_matching.core.index.file_states import STATES, FileStates
+from projects.product_matching.core.index.manifest import MANIFEST
+from projects.product_matching.core.index.names import encoded
+from projects.product_matching.core.index.vector_index import Matches, VectorIndex
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.matcher_files import MATCHER
 
 _PART = 1024  # images that are embedded and then added
 _NAMES = 1 << 14  # looked up at once

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.utils.errors import ConfigError
-from projects.product_matching.core.exact_scan import Gallery, nearest_rows, ranked
-from projects.product_matching.core.index_manifest import Segment, segment_name
-from projects.product_matching.core.index_store import check_size, mapped, new_file
+from projects.product_matching.core.index.exact_scan import Gallery, nearest_rows, ranked
+from projects.product_matching.core.index.manifest import Segment, segment_name
+from projects.product_matching.core.index.store import check_size, mapped, new_file
 
 _RECALL = 0.95  # of the ten nearest: where tuning stops
 _NEAREST = 10

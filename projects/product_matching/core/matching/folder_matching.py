@@ -24,11 +24,20 @@ from common.training.strategies import Strategy
 from common.utils.errors import ConfigError, DataError
 from common.utils.files import atomic_write, explained_write
 from common.utils.text import printable
-from projects.product_matching.core.image_index import image_name
-from projects.product_matching.core.item_sources import read_csv
-from projects.product_matching.core.match_rules import MOST_MATCHES, FoundMatches, MatchRule, Rows
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.query_results import QueryResult, draw_results, show_results
+from projects.product_matching.core.index.image_index import image_name
+from projects.product_matching.core.items.sources import read_csv
+from projects.product_matching.core.matching.match_rules import (
+    MOST_MATCHES,
+    FoundMatches,
+    MatchRule,
+    Rows,
+)
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.query_results import (
+    QueryResult,
+    draw_results,
+    show_results,
+)
 
 _BEGIN = 50  # neighbours fetched at first
 _PART = 1024  # images whose pixels may wait for their batch

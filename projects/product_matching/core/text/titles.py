@@ -6,8 +6,8 @@ from torch import Tensor
 
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.items import Items
-from projects.product_matching.core.text import build_text_encoder, text_encoder_of
+from projects.product_matching.core.items.items import Items
+from projects.product_matching.core.text.encoders import build_text_encoder, text_encoder_of
 
 ENCODER = "titles.pt"
 

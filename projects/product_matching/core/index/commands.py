@@ -12,8 +12,7 @@ from common.training.strategies import Strategy
 from common.utils.arguments import show
 from common.utils.errors import DataError, InterruptedRun
 from common.utils.files import explained_write
-from projects.product_matching.core.folder_matching import show_matcher, show_unreadable
-from projects.product_matching.core.image_index import (
+from projects.product_matching.core.index.image_index import (
     Added,
     ImageIndex,
     gone,
@@ -21,10 +20,15 @@ from projects.product_matching.core.image_index import (
     names_below,
     remove_images,
 )
-from projects.product_matching.core.index_manifest import read_manifest
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.query_results import QueryResult, draw_results, show_results
-from projects.product_matching.core.vector_index import VectorIndex
+from projects.product_matching.core.index.manifest import read_manifest
+from projects.product_matching.core.index.vector_index import VectorIndex
+from projects.product_matching.core.matching.folder_matching import show_matcher, show_unreadable
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.query_results import (
+    QueryResult,
+    draw_results,
+    show_results,
+)
 
 
 def build(directory: Path, arguments: Namespace) -> None:

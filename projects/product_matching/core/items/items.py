@@ -21,7 +21,7 @@ from common.data.image_places import find_places
 from common.utils.errors import DataError
 from common.utils.text import did_you_mean, printable
 from projects.product_matching.core.config import DataConfig
-from projects.product_matching.core.item_sources import read_csv, stored_splits
+from projects.product_matching.core.items.sources import read_csv, stored_splits
 
 _DIGITS = 5  # of a row's number in a name
 

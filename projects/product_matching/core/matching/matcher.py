@@ -32,10 +32,10 @@ from common.utils.checkpoint import load_weights, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
 from common.utils.text import printable
 from common.utils.weights import hash_weights
-from projects.product_matching.core.index_manifest import ModelMark
-from projects.product_matching.core.match_rules import MatchRule
-from projects.product_matching.core.matcher_files import KIND, matcher_file, read_matcher
-from projects.product_matching.core.text import TextEncoder, text_encoder_of
+from projects.product_matching.core.index.manifest import ModelMark
+from projects.product_matching.core.matching.match_rules import MatchRule
+from projects.product_matching.core.matching.matcher_files import KIND, matcher_file, read_matcher
+from projects.product_matching.core.text.encoders import TextEncoder, text_encoder_of
 
 
 class EmbeddedPart(NamedTuple):

@@ -3,7 +3,7 @@
     index/manifest.json   this file, replaced as a whole, last
     index/vectors-0.f32   (N, D) float32, appended to; likewise names-0.utf8, ends-0.i64 (where each
                           name ends) and removed-0.i64 (rows that no longer count)
-    index/keys-3.u64      hashes of names, sorted, and their rows: see ``index_names``
+    index/keys-3.u64      hashes of names, sorted, and their rows: see ``names``
     index/segment-5.ivf   what finds neighbours without a look at all rows: see ``approximate``
 
 Bytes beyond the sizes it names, and files that it does not name, are what a killed process left.

@@ -26,14 +26,14 @@ from common.metrics.neighbors import METRICS
 from common.utils.errors import ConfigError, DataError, FaultError
 from common.utils.files import fsync_dir
 from common.utils.text import did_you_mean, printable
-from projects.product_matching.core.approximate import need_faiss
-from projects.product_matching.core.index_changes import (
+from projects.product_matching.core.index.approximate import need_faiss
+from projects.product_matching.core.index.changes import (
     append_rows,
     compact,
     extend_segments,
     remove_rows,
 )
-from projects.product_matching.core.index_manifest import (
+from projects.product_matching.core.index.manifest import (
     KINDS,
     MANIFEST,
     Manifest,
@@ -42,16 +42,16 @@ from projects.product_matching.core.index_manifest import (
     run_name,
     segment_name,
 )
-from projects.product_matching.core.index_names import encoded
-from projects.product_matching.core.index_snapshot import read_snapshot
-from projects.product_matching.core.index_store import (
+from projects.product_matching.core.index.names import encoded
+from projects.product_matching.core.index.snapshot import read_snapshot
+from projects.product_matching.core.index.store import (
     check_sum,
     clear_if_idle,
     clear_leftovers,
     locked,
     writing,
 )
-from projects.product_matching.core.index_vectors import prepared
+from projects.product_matching.core.index.vectors import prepared
 
 EXISTING = ("refuse", "replace")
 

@@ -8,12 +8,12 @@ from common.data.preprocessing import Preprocessing
 from common.utils.checkpoint import load_checkpoint, load_weights
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.evaluation import BOTH, IMAGE, SourceMatches
-from projects.product_matching.core.items import Items
-from projects.product_matching.core.match_rules import MatchRule, TextRule
-from projects.product_matching.core.matcher import Matcher
-from projects.product_matching.core.matcher_files import matcher_path
+from projects.product_matching.core.items.items import Items
+from projects.product_matching.core.matching.match_rules import MatchRule, TextRule
+from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.matching.matcher_files import matcher_path
 from projects.product_matching.core.network import build_network
-from projects.product_matching.core.titles import ENCODER
+from projects.product_matching.core.text.titles import ENCODER
 from projects.product_matching.core.training import FoldOutcome
 
 _PREFIX = "model."  # of the network in a task

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from common.utils.errors import FaultError
 from common.utils.files import TEMPORARY_PREFIX, atomic_write, explained_write, fsync_dir
-from projects.product_matching.core.index_manifest import (
+from projects.product_matching.core.index.manifest import (
     SUFFIXES,
     Column,
     Manifest,

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.utils.errors import FaultError
-from projects.product_matching.core.approximate import OpenSegment
-from projects.product_matching.core.exact_scan import (
+from projects.product_matching.core.index.approximate import OpenSegment
+from projects.product_matching.core.index.exact_scan import (
     Gallery,
     Ranked,
     best_of,
     nearest_rows,
     ranked,
 )
-from projects.product_matching.core.index_manifest import Manifest, read_manifest, run_name
-from projects.product_matching.core.index_names import Names, keys_from
-from projects.product_matching.core.index_store import check_sum, mapped
+from projects.product_matching.core.index.manifest import Manifest, read_manifest, run_name
+from projects.product_matching.core.index.names import Names, keys_from
+from projects.product_matching.core.index.store import check_sum, mapped
 
 _QUERIES = 1 << 10  # asked of segments together
 _TYPES = {"vectors": "<f4", "names": "u1", "ends": "<i8", "removed": "<i8"}

@@ -23,7 +23,7 @@ from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError
 from common.utils.paths import get_assets_dir
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.items import Items
+from projects.product_matching.core.items.items import Items
 from projects.product_matching.core.network import fill_sections, published_statistics
 
 RECIPE = "transforms.preprocessing"

@@ -1,6 +1,6 @@
 """What changes an index on the disk; each function ends with a new manifest, or leaves the old.
 
-The caller holds the lock (``index_store.writing``) and hands in a snapshot taken under it. An
+The caller holds the lock (``store.writing``) and hands in a snapshot taken under it. An
 addition appends; what is worth more work than that comes after it, as changes of their own: a
 segment for rows that have none, and new files without the rows that no longer count.
 """
@@ -15,22 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from projects.product_matching.core.approximate import build_segment
-from projects.product_matching.core.index_manifest import (
+from projects.product_matching.core.index.approximate import build_segment
+from projects.product_matching.core.index.manifest import (
     Column,
     KeyRun,
     Manifest,
     run_name,
 )
-from projects.product_matching.core.index_names import (
+from projects.product_matching.core.index.names import (
     Keys,
     hashes_of,
     merged,
     runs_to_merge,
     sorted_keys,
 )
-from projects.product_matching.core.index_snapshot import Snapshot
-from projects.product_matching.core.index_store import append, clear_leftovers, new_file
+from projects.product_matching.core.index.snapshot import Snapshot
+from projects.product_matching.core.index.store import append, clear_leftovers, new_file
 
 # Rows from which there are segments. FAISS looks at 300,000 x 128 in 13 ms on one thread. A graph
 # took eight times as long to build as lists (40,000 rows: 24 s and 3 s) and was no faster to ask, so

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.utils.errors import CheckpointError, ConfigError
 from common.utils.text import printable
 from common.utils.weights import hash_weights
-from projects.product_matching.core.text import has_words
+from projects.product_matching.core.text.encoders import has_words
 
 _FILES = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*"),
