@@ -23,7 +23,7 @@ def expand_queries(
 ) -> Float[Tensor, "N D"]:
     """Each embedding with its neighbours added, weighted by their cosines to it.
 
-    alpha-weighted query expansion (Radenovic et al. 2018, 1711.02512, section 4): the query, whose
+    alpha-weighted query expansion (Radenovic et al. 2018, 1711.02512): the query, whose
     weight is 1, plus ``sum_i cos(q, x_i)^alpha x_i`` over its k nearest neighbours, normalised.
     ``alpha = 0`` is average query expansion (Chum et al. 2007). A cosine below 0 counts as 0.
 

@@ -189,7 +189,8 @@ def best_pair_threshold(
     both sides within each bin, and only bins that can hold the best are sorted.
 
     Args:
-        scores: Of pairs, in any order; those of at least the threshold pass.
+        scores: Of pairs, in any order; those of at least the threshold pass. Half precision is
+            compared as float32.
         hits: Which pairs are true.
         matches: How many true pairs there are, those that are not given included; by default none.
         beta: How much more recall counts than precision.
@@ -202,6 +203,7 @@ def best_pair_threshold(
         raise DataError(
             f"there are {len(scores)} scores for {len(hits)} pairs; expected as many, and some"
         )
+    scores = scores if scores.dtype is torch.float64 else scores.float()
     bins = _bins(scores)
     # The lowest bit says whether the pair is true, so that one pass counts both kinds.
     pairs = torch.bincount(bins * 2 + hits, minlength=2 * _BINS).view(_BINS, 2)

@@ -85,8 +85,14 @@ class EmbeddingTask(ImageTask):
                 "positive_distance": result.positive_distance,
                 "negative_distance": result.negative_distance,
             }
-            metrics = {name: value.detach() * count for name, value in means.items()}
-            return StepOutput(result.loss, count, metrics, is_mean=True)
+            # Of triplets, of which a batch may have none: then the means are no numbers.
+            sums = {
+                name: (value.detach() * result.triplets).nan_to_num(0.0)
+                for name, value in means.items()
+            }
+            return StepOutput(
+                result.loss, count, sums, is_mean=True, metrics_weight=result.triplets
+            )
         return StepOutput(result, count, is_mean=True)
 
     def eval_step(self, batch: dict[str, Tensor]) -> StepOutput:

@@ -117,3 +117,12 @@ def test_a_least_list_of_all_candidates_leaves_no_choice() -> None:
     assert curve.best[1] == curve.at(2.0) == curve.at(0.0) == pytest.approx(2 / 3)
     with pytest.raises(DataError, match=r"min_matches is 4; expected 1 .* to 3"):
         sweep_thresholds(scores, hits, torch.tensor([1, 1]), min_matches=4)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_pairs_in_half_precision_are_compared_as_float32(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        scores = (torch.randn(300, generator=generator) * 5).to(kind)
+        hits = torch.rand(300, generator=generator) < 0.3
+        assert best_pair_threshold(scores, hits) == best_pair_threshold(scores.float(), hits)

@@ -109,3 +109,19 @@ def test_a_loss_that_is_not_a_number_is_still_shown() -> None:
     meter.add(StepOutput(torch.tensor(float("nan")), 3), 3)
     names, totals = meter.totals(torch.device("cpu"))
     assert str(averages(names, totals, "test")) == "{'test/loss': nan}"
+
+
+def test_a_batch_without_a_triplet_changes_no_mean_of_the_others() -> None:
+    made, batch = task("triplet"), tensors()
+    whole = made.train_step(batch)
+    alone = made.train_step({name: value[:1] for name, value in batch.items()})
+    assert alone.metrics_weight == 0
+    meter = Meter()
+    meter.add(whole, 40)
+    meter.add(alone, 1)
+    names, totals = meter.totals(torch.device("cpu"))
+    found = averages(names, totals, "train")
+    output = made.loss(made(batch["image"]), batch["label"])
+    assert found["train/positive_distance"] == pytest.approx(output.positive_distance.item())
+    assert found["train/negative_distance"] == pytest.approx(output.negative_distance.item())
+    assert found["train/active"] == pytest.approx(output.active.item())
