@@ -147,7 +147,7 @@ def judge_folds(
         DataError: if a fold is too small to match anything.
     """
     matching = config.matching
-    labels = {number: _numbered(items.labels) for number, items in held_out.items()}
+    labels = {number: numbered(items.labels) for number, items in held_out.items()}
     found = {IMAGE: _by_embeddings(held_out, images, labels, matching)}
     if titles is not None:
         found[TITLE] = _by_embeddings(held_out, titles, labels, matching)
@@ -156,11 +156,46 @@ def judge_folds(
             joined = {n: concatenate_embeddings([images[n], titles[n]], weights) for n in images}
             found[BOTH] = _by_embeddings(held_out, joined, labels, matching)
         else:
-            found[BOTH] = _unions(found[IMAGE], found[TITLE], labels, matching)
+            found[BOTH] = _unions(found[IMAGE], found[TITLE], images, titles, labels, matching)
     return {
         source: SourceMatches(folds, _interval(folds, config.seed))
         for source, folds in found.items()
     }
+
+
+def check_enough(count: int, matching: MatchingConfig, what: str = "a fold") -> int:
+    """How many neighbours each item needs at least.
+
+    Raises:
+        DataError: if so many items have fewer, naming ``what`` holds them out.
+    """
+    least = max(matching.expansion, matching.min_matches - 1, 1)
+    if count - 1 < least:
+        raise DataError(
+            f"{what} holds out {count} items, and matching.expansion or matching.min_matches takes "
+            f"{least} neighbours of each; hold out more, or take fewer"
+        )
+    return least
+
+
+def check_fold(labels: Sequence[str], what: str, is_only: bool, config: Config) -> None:
+    """Whether a fold can be judged, which is known before anything is trained.
+
+    Args:
+        labels: Of what is held out.
+        what: The fold, for messages.
+        is_only: Whether there is no other fold to pick thresholds on.
+        config: Its ``matching`` and ``text`` say how.
+
+    Raises:
+        DataError: if the fold is too small, or the only one and of one label, or a half of it is too small.
+    """
+    check_enough(len(labels), config.matching, what)
+    if is_only:
+        first = first_half(numbered(labels))
+        if config.text.mode == "union":  # each half is searched alone
+            for half in (first, ~first):
+                check_enough(int(half.sum()), config.matching, f"half of the labels of {what}")
 
 
 def candidates(embeddings: Tensor, matching: MatchingConfig) -> Neighbors:
@@ -170,12 +205,7 @@ def candidates(embeddings: Tensor, matching: MatchingConfig) -> Neighbors:
         DataError: if there are too few items.
     """
     count = len(embeddings)
-    least = max(matching.expansion, matching.min_matches - 1, 1)
-    if count - 1 < least:
-        raise DataError(
-            f"a fold holds out {count} items, and matching.expansion or matching.min_matches takes "
-            f"{least} neighbours of each; hold out more, or take fewer"
-        )
+    least = check_enough(count, matching)
     k = min(max(matching.neighbors, least), count - 1)
     neighbors = nearest_neighbors(embeddings, k=k)
     if matching.expansion:
@@ -216,6 +246,8 @@ def _lists(neighbors: Neighbors, thresholds: Tensor, min_matches: int) -> Matche
 def _unions(
     image: Mapping[int, FoldMatches],
     title: Mapping[int, FoldMatches],
+    images: Mapping[int, Tensor],
+    titles: Mapping[int, Tensor],
     labels: Mapping[int, Tensor],
     matching: MatchingConfig,
 ) -> dict[int, FoldMatches]:
@@ -229,7 +261,8 @@ def _unions(
         if not others:
             first = first_half(own)
             for half in (first, ~first):
-                parts = {number: [_among(part, half) for part in neighbors[number]]}
+                # Searched anew: among the whole fold's neighbours few may be of this half.
+                parts = {number: [candidates(x[number][half], matching) for x in (images, titles)]}
                 values = _picked_union(parts, {number: own[half]}, [number], matching)
                 thresholds[~half] = torch.tensor(values, dtype=torch.float64)
         # A pair's score is by how much it passes.
@@ -269,22 +302,13 @@ def _picked_union(
     return found.image, found.title
 
 
-def _among(neighbors: Neighbors, kept: Tensor) -> Neighbors:
-    """The neighbours of some items among these same items, as many as every one of them has."""
-    place = torch.full((len(kept),), -1)
-    place[kept] = torch.arange(int(kept.sum()))
-    ids, scores = place[neighbors.ids[kept]], neighbors.scores[kept]
-    width = max(1, int((ids >= 0).sum(1).min()))
-    order = (ids < 0).sort(dim=1, stable=True).indices[:, :width]
-    return Neighbors(ids.gather(1, order).clamp(min=0), scores.gather(1, order))
-
-
 def _of(fold: FoldMatches) -> Neighbors:
     assert fold.neighbors is not None
     return fold.neighbors
 
 
-def _numbered(labels: Sequence[str]) -> Tensor:
+def numbered(labels: Sequence[str]) -> Tensor:
+    """A number for each label, ``(N,)``."""
     known = {label: place for place, label in enumerate(sorted(set(labels)))}
     return torch.tensor([known[label] for label in labels])
 

@@ -24,7 +24,7 @@ from common.visualization import (
 )
 from common.visualization.curves import read_history
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.evaluation import FoldMatches, SourceMatches
+from projects.product_matching.core.evaluation import FoldMatches, SourceMatches, numbered
 from projects.product_matching.core.matching.thresholds import judged as judged_rows
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.pooling_log import P
@@ -86,7 +86,7 @@ def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None
 def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_right: bool) -> None:
     """Queries whose nearest neighbour is right, or those where it is wrong, evenly spaced."""
     assert fold.neighbors is not None
-    labels = _numbered(fold.items.labels)
+    labels = numbered(fold.items.labels)
     rows = judged_rows(fold.neighbors, labels)
     wanted = (rows.matches > 0) & (rows.hits[:, 0] == is_right)
     found = wanted.nonzero().flatten()
@@ -137,8 +137,3 @@ def _draw_attention(outcome: FoldOutcome, path: Path) -> None:
     plot_image_attention(
         list(images), list(maps), captions, path, "DOLG: the local branch's attention"
     )
-
-
-def _numbered(labels: tuple[str, ...]) -> Tensor:
-    known = {label: place for place, label in enumerate(sorted(set(labels)))}
-    return torch.tensor([known[label] for label in labels])

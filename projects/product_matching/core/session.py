@@ -25,7 +25,7 @@ from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
 from common.utils.runs import Run
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.evaluation import SourceMatches, judge_folds
+from projects.product_matching.core.evaluation import SourceMatches, check_fold, judge_folds
 from projects.product_matching.core.items.images import readable
 from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
@@ -209,15 +209,16 @@ def _frozen(path: Path, items: Items, config: Config) -> Folds:
 
 
 def _check(folds: Folds, config: Config) -> None:
-    """Every fold has something to find."""
-    for number in fold_numbers(config):
-        held = split(folds, number, config)[1]
-        counts = Counter(folds.labels[row] for row in held)
-        if max(counts.values()) < 2:
+    """Every fold has something to find, and can be judged."""
+    numbers = fold_numbers(config)
+    for number in numbers:
+        held = [folds.labels[row] for row in split(folds, number, config)[1]]
+        if max(Counter(held).values(), default=0) < 2:
             raise DataError(
                 f"fold {number} holds out {len(held):,} items, and no two share a label: there is no "
                 "match to find; use fewer folds, or data.min_per_label=2"
             )
+        check_fold(held, f"fold {number}", len(numbers) == 1, config)
 
 
 def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:

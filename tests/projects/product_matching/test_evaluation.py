@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from common.metrics import MatchFold, Neighbors
 from common.utils.errors import DataError
 from projects.product_matching.core.config import Config, MatchingConfig
 from projects.product_matching.core.evaluation import BOTH, IMAGE, TITLE, candidates, judge_folds
 from projects.product_matching.core.items.items import Items
+from projects.product_matching.core.matching.match_rules import pick_union
+from projects.product_matching.core.matching.thresholds import first_half
 from tests.projects.product_matching.sessions import composed
 
 
@@ -60,6 +63,59 @@ def test_a_single_fold_with_titles_is_judged_by_halves_too() -> None:
     assert found[IMAGE].folds[2].scores["precision"] == 1.0
     assert found[BOTH].pooled["f_score"] >= found[IMAGE].pooled["f_score"]
     assert found[IMAGE].spread["f_score"]["deviation"] is None
+
+
+def _random(seed: int, labels: int, each: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Labels, and two kinds of noisy embeddings of as many items of each, mixed."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.arange(labels).repeat(each)[torch.randperm(labels * each, generator=generator)]
+    kinds = []
+    for _ in range(2):
+        centres = torch.randn(labels, 8, generator=generator)[own]
+        noisy = centres + torch.randn(len(own), 8, generator=generator)
+        kinds.append(torch.nn.functional.normalize(noisy))
+    return [str(label) for label in own.tolist()], *kinds
+
+
+def _union_f(
+    kinds: list[torch.Tensor], labels: torch.Tensor, k: int, thresholds: list[float]
+) -> torch.Tensor:
+    """F of each item from sets: what passes by either, among its k nearest of each."""
+    rows = []
+    for i in range(len(labels)):
+        listed = {i}
+        for x, least in zip(kinds, thresholds, strict=True):
+            cosines = (x[i] @ x.T).double()
+            cosines[i] = -torch.inf
+            listed |= {j for j in cosines.topk(k).indices.tolist() if cosines[j] >= least - 1e-7}
+        truth = set((labels == labels[i]).nonzero().flatten().tolist())
+        rows.append(2 * len(listed & truth) / (len(listed) + len(truth)))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("neighbors", [1, 3, 50])
+def test_halves_of_a_single_fold_are_searched_anew(neighbors: int) -> None:
+    labels, image, title = _random(neighbors, labels=6, each=4)
+    config = _config("union")
+    config.matching.neighbors = neighbors
+    fold = judge_folds({0: _items(labels, 0)}, {0: image}, {0: title}, config)[BOTH].folds[0]
+    numbers = torch.tensor([int(label) for label in labels])
+    first = first_half(numbers)
+    for half in (first, ~first):
+        # The best pair of thresholds by image and title among the items of the half alone.
+        k = min(neighbors, int(half.sum()) - 1)
+        parts = []
+        for x in (image[half], title[half]):
+            top = (x @ x.T).fill_diagonal_(-2.0).topk(k)
+            parts.append(MatchFold(Neighbors(top.indices, top.values), numbers[half]))
+        picked = pick_union(*parts)
+        kinds = [image[half], title[half]]
+        here = _union_f(kinds, numbers[half], k, [picked.image, picked.title])
+        assert float(here.mean()) == pytest.approx(picked.picked_score)
+        expected = _union_f(
+            [image, title], numbers, min(neighbors, 23), [picked.image, picked.title]
+        )
+        torch.testing.assert_close(fold.rows["f_score"][~half], expected[~half])
 
 
 def test_the_interval_is_over_labels_not_items() -> None:

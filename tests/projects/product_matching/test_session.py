@@ -186,6 +186,36 @@ def test_what_cannot_be_dealt_is_refused_before_there_is_a_directory(tmp_path: P
         assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("folds.only=0", "folds.count=8"), "the only fold holds out one label"),
+        (("matching.expansion=17",), "fold 0 holds out 16 items, and matching"),
+        (
+            ("folds.only=0", "matching.min_matches=10", "text.mode=union"),
+            "half of the labels of fold 0 holds out 8 items",
+        ),
+    ],
+)
+def test_a_fold_that_cannot_be_judged_is_refused_before_it_is_trained(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    with pytest.raises(DataError, match=message):
+        train(tmp_path / "session", f"data.csv={photos / 'items.csv'}", *words)
+    assert not (tmp_path / "session").exists()
+
+
+def test_a_union_over_a_single_fold_with_one_candidate_ends(tmp_path: Path) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    words = ("text.mode=union", "text.max_features=200", "folds.only=0", "matching.neighbors=1")
+    csv_file = f"data.csv={photos / 'items.csv'}"
+    done = train(
+        tmp_path / "session", csv_file, "trainer.max_steps=2", "pictures.draw=false", *words
+    )
+    assert 0.0 < done.judged["image and title"].pooled["f_score"] <= 1.0
+
+
 def test_an_image_that_cannot_be_read_stops_or_is_left_out(tmp_path: Path) -> None:
     photos = sessions.write_photos(tmp_path / "photos")
     bad = sorted(photos.glob("*/1.png"))[0]
