@@ -17,20 +17,16 @@ from torch import Tensor
 from common.metrics import (
     Interval,
     Matches,
-    MatchFold,
     Neighbors,
     bootstrap_interval,
     concatenate_embeddings,
-    expand_queries,
     find_matches,
     matches_of,
-    nearest_neighbors,
     union_matches,
 )
-from common.utils.errors import DataError
 from projects.product_matching.core.config import Config, MatchingConfig
 from projects.product_matching.core.items.items import Items
-from projects.product_matching.core.matching.match_rules import pick_union
+from projects.product_matching.core.matching.candidates import candidates, check_enough
 from projects.product_matching.core.matching.thresholds import (
     FoldThreshold,
     counted,
@@ -39,6 +35,7 @@ from projects.product_matching.core.matching.thresholds import (
     judged,
     row_scores,
 )
+from projects.product_matching.core.matching.union_thresholds import FoldUnion, cross_unions
 
 IMAGE, TITLE, BOTH = "image", "title", "image and title"
 
@@ -53,7 +50,7 @@ class FoldMatches:
         rows: F, precision and recall of each item, ``(N,)`` each.
         threshold: Of the source; ``None`` for a union, which has those of its parts.
         neighbors: Candidates; ``None`` for a union.
-        union: Thresholds of image and title, which were picked together; ``None`` but for a union.
+        union: Thresholds of image and title, picked together; ``None`` but for a union.
     """
 
     items: Items
@@ -61,7 +58,7 @@ class FoldMatches:
     rows: Mapping[str, Tensor]
     threshold: FoldThreshold | None
     neighbors: Neighbors | None
-    union: tuple[float, float] | None = None
+    union: FoldUnion | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -115,9 +112,7 @@ class SourceMatches:
                     "oracle": {"threshold": threshold, "f_score": score},
                 }
             if fold.union is not None:
-                folds[str(number)]["thresholds"] = dict(
-                    zip(("image", "title"), fold.union, strict=True)
-                )
+                folds[str(number)] |= fold.union.to_dict()
         interval = {"low": self.interval.low, "high": self.interval.high}
         return {
             "pooled": {**self.pooled, "interval": interval},
@@ -163,21 +158,6 @@ def judge_folds(
     }
 
 
-def check_enough(count: int, matching: MatchingConfig, what: str = "a fold") -> int:
-    """How many neighbours each item needs at least.
-
-    Raises:
-        DataError: if so many items have fewer, naming ``what`` holds them out.
-    """
-    least = max(matching.expansion, matching.min_matches - 1, 1)
-    if count - 1 < least:
-        raise DataError(
-            f"{what} holds out {count} items, and matching.expansion or matching.min_matches takes "
-            f"{least} neighbours of each; hold out more, or take fewer"
-        )
-    return least
-
-
 def check_fold(labels: Sequence[str], what: str, is_only: bool, config: Config) -> None:
     """Whether a fold can be judged, which is known before anything is trained.
 
@@ -196,22 +176,6 @@ def check_fold(labels: Sequence[str], what: str, is_only: bool, config: Config) 
         if config.text.mode == "union":  # each half is searched alone
             for half in (first, ~first):
                 check_enough(int(half.sum()), config.matching, f"half of the labels of {what}")
-
-
-def candidates(embeddings: Tensor, matching: MatchingConfig) -> Neighbors:
-    """The neighbours of each item among the others, after query expansion if that is asked for.
-
-    Raises:
-        DataError: if there are too few items.
-    """
-    count = len(embeddings)
-    least = check_enough(count, matching)
-    k = min(max(matching.neighbors, least), count - 1)
-    neighbors = nearest_neighbors(embeddings, k=k)
-    if matching.expansion:
-        embeddings = expand_queries(embeddings, neighbors, matching.expansion, matching.alpha)
-        neighbors = nearest_neighbors(embeddings, k=k)
-    return neighbors
 
 
 def _by_embeddings(
@@ -253,21 +217,13 @@ def _unions(
 ) -> dict[int, FoldMatches]:
     """A match by either; both thresholds of a fold are picked together, where it is not judged."""
     neighbors = {n: [_of(part[n]) for part in (image, title)] for n in labels}
+    embeddings = {n: (images[n], titles[n]) for n in labels}
     found = {}
-    for number, own in labels.items():
-        others = [other for other in labels if other != number]
-        picked = _picked_union(neighbors, labels, others or [number], matching)
-        thresholds = torch.tensor(picked, dtype=torch.float64).expand(len(own), 2).clone()
-        if not others:
-            first = first_half(own)
-            for half in (first, ~first):
-                # Searched anew: among the whole fold's neighbours few may be of this half.
-                parts = {number: [candidates(x[number][half], matching) for x in (images, titles)]}
-                values = _picked_union(parts, {number: own[half]}, [number], matching)
-                thresholds[~half] = torch.tensor(values, dtype=torch.float64)
+    for number, union in cross_unions(neighbors, embeddings, labels, matching).items():
+        own = labels[number]
         # A pair's score is by how much it passes.
         sources = [
-            (Neighbors(part.ids, part.scores.double() - thresholds[:, place, None]), 0.0)
+            (Neighbors(part.ids, part.scores.double() - union.rows[:, place, None]), 0.0)
             for place, part in enumerate(neighbors[number])
         ]
         matches = union_matches(sources, matching.min_matches)
@@ -275,31 +231,8 @@ def _unions(
         hits = torch.bincount(matches.queries[right], minlength=len(own))
         taken = torch.bincount(matches.queries, minlength=len(own))
         rows = counted(hits, taken, matches_of(own), matching.beta)
-        found[number] = FoldMatches(image[number].items, matches, rows, None, None, picked)
+        found[number] = FoldMatches(image[number].items, matches, rows, None, None, union)
     return found
-
-
-def _picked_union(
-    neighbors: Mapping[int, Sequence[Neighbors]],
-    labels: Mapping[int, Tensor],
-    folds: Sequence[int],
-    matching: MatchingConfig,
-) -> tuple[float, float]:
-    """The thresholds of image and title that are best together on some folds."""
-    both = []
-    for place in range(2):
-        width = min(neighbors[number][place].ids.shape[1] for number in folds)
-        ids, scores, own, behind, labels_behind = [], [], [], 0, 0
-        for number in folds:
-            part = neighbors[number][place]
-            ids.append(part.ids[:, :width] + behind)
-            scores.append(part.scores[:, :width])
-            own.append(labels[number] + labels_behind)
-            behind += len(part.ids)
-            labels_behind += int(labels[number].max()) + 1
-        both.append(MatchFold(Neighbors(torch.cat(ids), torch.cat(scores)), torch.cat(own)))
-    found = pick_union(*both, beta=matching.beta, min_matches=matching.min_matches)
-    return found.image, found.title
 
 
 def _of(fold: FoldMatches) -> Neighbors:

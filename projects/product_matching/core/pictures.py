@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from loguru import logger
-from torch import Tensor
 
 from common.config import load_run_config
 from common.data.preprocessing import Preprocessing

@@ -61,7 +61,13 @@ def test_a_session_leaves_what_its_report_says() -> None:
         assert pooled["f_score"] == pytest.approx(np.mean(scores))
         assert pooled["interval"]["low"] <= pooled["f_score"] <= pooled["interval"]["high"]
     report = (home / "report.md").read_text(encoding="utf-8")
-    assert "### By image and title" in report
+    union = report.split("### By image and title")[1].split("F over folds")[0]
+    of_fold = metrics["matching"]["image and title"]["folds"]["0"]  # type: ignore[index]
+    (pair,) = of_fold["judged_at"]
+    cells = [cell.strip() for cell in union.split("| 0 |")[1].splitlines()[0].split("|")]
+    assert cells[2] == f"{of_fold['oracle']['f_score']:.4f}"
+    assert cells[5] == f"image {pair['image']:.4f}, title {pair['title']:.4f}"
+    assert cells[6] == "the other folds"
     assert f"{LABELS * EACH} items, {LABELS} labels" in report
 
 
