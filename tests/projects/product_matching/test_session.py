@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.config import load_run_config
-from common.data.folds import read_folds
+from common.data.folds import read_folds, write_folds
 from common.data.loaders import TensorLoader
 from common.testing.trials import TrialServer
 from common.training import Task
@@ -233,6 +233,40 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(tmp_path: Path) -> No
     done = train(tmp_path / "skips", *words, "data.on_bad=skip")
     assert done.metrics["data"]["unreadable"] == 1
     assert done.metrics["data"]["items"] == LABELS * EACH - 1
+
+
+def test_folds_of_a_manifest_hold_without_the_images_that_cannot_be_read(tmp_path: Path) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    config, _ = composed(f"data.folder={photos}", "folds.count=2")
+    write_folds(tmp_path / "all.json", deal(read_items(config.data), config))
+    bad = sorted(photos.glob("*/1.png"))[0]
+    bad.write_bytes(bad.read_bytes()[:60])
+    words = (
+        f"data.folder={photos}",
+        "data.on_bad=skip",
+        "pictures.draw=false",
+        "trainer.max_steps=2",
+    )
+    whole, name = read_folds(tmp_path / "all.json"), bad.relative_to(photos).as_posix()
+    expected = dict(zip(whole.names, whole.assigned.tolist(), strict=True))
+    assert expected.pop(name) in (0, 1)
+    homes = [tmp_path / "first", tmp_path / "again", tmp_path / "dealt"]
+    manifests: list[Path | None] = [tmp_path / "all.json", homes[0] / "folds.json", None]
+    for home, manifest in zip(homes, manifests, strict=True):
+        more = [] if manifest is None else [f"folds.manifest={manifest}"]
+        done = train(home, *words, *more)
+        assert done.metrics["data"]["unreadable"] == 1
+        found = read_folds(home / "folds.json")
+        assert dict(zip(found.names, found.assigned.tolist(), strict=True)) == expected
+    sessions.resume(str(homes[0]))  # finished, and of the same items
+    good = sorted(photos.glob("*/2.png"))[0]
+    good.rename(good.with_name("new.png"))
+    with pytest.raises(DataError, match=r"1 items are missing \(the first: .*2\.png"):
+        train(tmp_path / "other", *words, f"folds.manifest={homes[0] / 'folds.json'}")
+    shutil.copy(good.with_name("new.png"), good)
+    with pytest.raises(DataError, match=r"lacks 1 of 32 items .* \(the first: .*new\.png"):
+        train(tmp_path / "other", *words, f"folds.manifest={homes[0] / 'folds.json'}")
+    assert not (tmp_path / "other").exists()
 
 
 class _Broken(Task):
