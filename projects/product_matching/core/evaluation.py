@@ -17,6 +17,7 @@ from torch import Tensor
 from common.metrics import (
     Interval,
     Matches,
+    MatchFold,
     Neighbors,
     bootstrap_interval,
     concatenate_embeddings,
@@ -32,7 +33,6 @@ from projects.product_matching.core.matching.thresholds import (
     counted,
     cross_thresholds,
     first_half,
-    judged,
     row_scores,
 )
 from projects.product_matching.core.matching.union_thresholds import FoldUnion, cross_unions
@@ -185,13 +185,10 @@ def _by_embeddings(
     matching: MatchingConfig,
 ) -> dict[int, FoldMatches]:
     neighbors = {number: candidates(embeddings[number], matching) for number in held_out}
-    parts = {number: judged(neighbors[number], labels[number]) for number in held_out}
-    order = list(held_out)
-    thresholds = cross_thresholds(
-        [parts[number] for number in order], [labels[number] for number in order], matching
-    )
+    parts = {number: MatchFold(neighbors[number], labels[number]) for number in held_out}
+    thresholds = cross_thresholds(list(parts.values()), matching)
     found = {}
-    for number, threshold in zip(order, thresholds, strict=True):
+    for number, threshold in zip(parts, thresholds, strict=True):
         rows = row_scores(parts[number], threshold.rows, matching)
         matches = _lists(neighbors[number], threshold.rows, matching.min_matches)
         found[number] = FoldMatches(held_out[number], matches, rows, threshold, neighbors[number])

@@ -75,7 +75,7 @@ def _random(seed: int, labels: int, each: int) -> tuple[list[str], torch.Tensor,
         centres = torch.randn(labels, 8, generator=generator)[own]
         noisy = centres + torch.randn(len(own), 8, generator=generator)
         kinds.append(torch.nn.functional.normalize(noisy))
-    return [str(label) for label in own.tolist()], *kinds
+    return [str(label) for label in own.tolist()], kinds[0], kinds[1]
 
 
 def _union_f(
