@@ -210,27 +210,44 @@ def score_matches(
 
 
 def matching_curve(
-    fold: MatchFold, *, beta: float = 1.0, min_matches: int = 1, with_self: bool = True
+    fold: MatchFold | Sequence[MatchFold],
+    *,
+    beta: float = 1.0,
+    min_matches: int = 1,
+    with_self: bool = True,
+    queries: Bool[Tensor, "N"] | None = None,
 ) -> ThresholdCurve:
     """What ``compute_scores`` says, at every threshold; ``beta`` 0 is precision, infinity recall.
+
+    Args:
+        fold: Items; or several folds, whose queries count together, each with as many neighbours as
+            every fold has.
+        beta: As for ``compute_scores``, as the next two.
+        min_matches: See there.
+        with_self: See there.
+        queries: Which queries of the folds, one after the other, count; all by default. All items
+            stay candidates.
 
     Raises:
         DataError: as ``compute_scores``.
     """
-    hits, matches = _judged(*fold)
+    folds = [fold] if isinstance(fold, MatchFold) else list(fold)
+    parts = [_judged(*each) for each in folds]
+    width = min(hits.shape[1] for hits, _ in parts)
+    rows = slice(None) if queries is None else queries
     return sweep_thresholds(
-        fold.neighbors.scores,
-        hits,
-        matches,
+        torch.cat([each.neighbors.scores[:, :width] for each in folds])[rows],
+        torch.cat([hits[:, :width] for hits, _ in parts])[rows],
+        torch.cat([matches for _, matches in parts])[rows],
         beta=beta,
-        is_complete=hits.shape[1] >= len(hits) - 1,
+        is_complete=all(width >= len(each.labels) - 1 for each in folds),
         with_self=with_self,
         min_matches=min_matches,
     )
 
 
 def sweep_matching(
-    pick: MatchFold,
+    pick: MatchFold | Sequence[MatchFold],
     score: MatchFold,
     *,
     metric: str = "cosine",
@@ -241,7 +258,7 @@ def sweep_matching(
     """Pick the best of every threshold on one fold, and judge it on another.
 
     Args:
-        pick: The fold whose labels may be looked at.
+        pick: The fold whose labels may be looked at, or several, whose queries count together.
         score: The fold that is judged.
         metric: What the neighbours were found by; it names the threshold's units.
         beta: As for ``compute_scores``, as the rest.

@@ -114,6 +114,33 @@ def test_the_threshold_of_one_fold_is_judged_on_the_other() -> None:
     assert swept.to_dict()["scores"]["queries"] == 80
 
 
+@pytest.mark.parametrize("least", [1, 3])
+def test_queries_of_several_folds_count_together(least: int) -> None:
+    folds = [_fold(30, 0, k=6), _fold(50, 1, k=4)]
+    cut = [
+        MatchFold(Neighbors(f.neighbors.ids[:, :4], f.neighbors.scores[:, :4]), f.labels)
+        for f in folds
+    ]
+    score = _fold(40, 2)
+    swept = sweep_matching(folds, score, min_matches=least)
+    for threshold in torch.cat([f.neighbors.scores.flatten() for f in cut]).double().tolist()[::7]:
+        means = [_by_hand(fold, threshold, 1.0, least, True)[2] for fold in cut]
+        assert swept.curve.at(threshold) == pytest.approx((30 * means[0] + 50 * means[1]) / 80)
+    assert (
+        swept.scores.f_score == compute_scores(*score, swept.threshold, min_matches=least).f_score
+    )
+    assert swept.curve.exact_above == max(float(f.neighbors.scores[:, -1].max()) for f in cut)
+
+
+def test_a_curve_can_be_of_some_queries_alone() -> None:
+    fold = _fold(40, 0)
+    queries = fold.labels % 2 == 0
+    curve = matching_curve(fold, queries=queries)
+    for threshold in (0.2, 0.7, 0.95):
+        expected = compute_scores(*fold, threshold).per_query[queries].mean()
+        assert curve.at(threshold) == pytest.approx(float(expected))
+
+
 def test_a_threshold_among_scores_that_were_not_fetched_is_said_to_cut_lists() -> None:
     narrow, wide = _fold(30, 0, k=2), _fold(30, 0, k=29)
     assert sweep_matching(narrow, wide).exact_above == float(narrow.neighbors.scores[:, -1].max())

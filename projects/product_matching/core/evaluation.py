@@ -21,24 +21,21 @@ from common.metrics import (
     Neighbors,
     bootstrap_interval,
     concatenate_embeddings,
-    expand_queries,
     find_matches,
     matches_of,
-    nearest_neighbors,
     union_matches,
 )
-from common.utils.errors import DataError
 from projects.product_matching.core.config import Config, MatchingConfig
 from projects.product_matching.core.items.items import Items
-from projects.product_matching.core.matching.match_rules import pick_union
+from projects.product_matching.core.matching.candidates import candidates, check_enough
 from projects.product_matching.core.matching.thresholds import (
     FoldThreshold,
     counted,
     cross_thresholds,
     first_half,
-    judged,
     row_scores,
 )
+from projects.product_matching.core.matching.union_thresholds import FoldUnion, cross_unions
 
 IMAGE, TITLE, BOTH = "image", "title", "image and title"
 
@@ -53,7 +50,7 @@ class FoldMatches:
         rows: F, precision and recall of each item, ``(N,)`` each.
         threshold: Of the source; ``None`` for a union, which has those of its parts.
         neighbors: Candidates; ``None`` for a union.
-        union: Thresholds of image and title, which were picked together; ``None`` but for a union.
+        union: Thresholds of image and title, picked together; ``None`` but for a union.
     """
 
     items: Items
@@ -61,7 +58,7 @@ class FoldMatches:
     rows: Mapping[str, Tensor]
     threshold: FoldThreshold | None
     neighbors: Neighbors | None
-    union: tuple[float, float] | None = None
+    union: FoldUnion | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -115,9 +112,7 @@ class SourceMatches:
                     "oracle": {"threshold": threshold, "f_score": score},
                 }
             if fold.union is not None:
-                folds[str(number)]["thresholds"] = dict(
-                    zip(("image", "title"), fold.union, strict=True)
-                )
+                folds[str(number)] |= fold.union.to_dict()
         interval = {"low": self.interval.low, "high": self.interval.high}
         return {
             "pooled": {**self.pooled, "interval": interval},
@@ -147,7 +142,7 @@ def judge_folds(
         DataError: if a fold is too small to match anything.
     """
     matching = config.matching
-    labels = {number: _numbered(items.labels) for number, items in held_out.items()}
+    labels = {number: numbered(items.labels) for number, items in held_out.items()}
     found = {IMAGE: _by_embeddings(held_out, images, labels, matching)}
     if titles is not None:
         found[TITLE] = _by_embeddings(held_out, titles, labels, matching)
@@ -156,32 +151,31 @@ def judge_folds(
             joined = {n: concatenate_embeddings([images[n], titles[n]], weights) for n in images}
             found[BOTH] = _by_embeddings(held_out, joined, labels, matching)
         else:
-            found[BOTH] = _unions(found[IMAGE], found[TITLE], labels, matching)
+            found[BOTH] = _unions(found[IMAGE], found[TITLE], images, titles, labels, matching)
     return {
         source: SourceMatches(folds, _interval(folds, config.seed))
         for source, folds in found.items()
     }
 
 
-def candidates(embeddings: Tensor, matching: MatchingConfig) -> Neighbors:
-    """The neighbours of each item among the others, after query expansion if that is asked for.
+def check_fold(labels: Sequence[str], what: str, is_only: bool, config: Config) -> None:
+    """Whether a fold can be judged, which is known before anything is trained.
+
+    Args:
+        labels: Of what is held out.
+        what: The fold, for messages.
+        is_only: Whether there is no other fold to pick thresholds on.
+        config: Its ``matching`` and ``text`` say how.
 
     Raises:
-        DataError: if there are too few items.
+        DataError: if the fold is too small, or the only one and of one label, or a half of it is too small.
     """
-    count = len(embeddings)
-    least = max(matching.expansion, matching.min_matches - 1, 1)
-    if count - 1 < least:
-        raise DataError(
-            f"a fold holds out {count} items, and matching.expansion or matching.min_matches takes "
-            f"{least} neighbours of each; hold out more, or take fewer"
-        )
-    k = min(max(matching.neighbors, least), count - 1)
-    neighbors = nearest_neighbors(embeddings, k=k)
-    if matching.expansion:
-        embeddings = expand_queries(embeddings, neighbors, matching.expansion, matching.alpha)
-        neighbors = nearest_neighbors(embeddings, k=k)
-    return neighbors
+    check_enough(len(labels), config.matching, what)
+    if is_only:
+        first = first_half(numbered(labels))
+        if config.text.mode == "union":  # each half is searched alone
+            for half in (first, ~first):
+                check_enough(int(half.sum()), config.matching, f"half of the labels of {what}")
 
 
 def _by_embeddings(
@@ -191,13 +185,10 @@ def _by_embeddings(
     matching: MatchingConfig,
 ) -> dict[int, FoldMatches]:
     neighbors = {number: candidates(embeddings[number], matching) for number in held_out}
-    parts = {number: judged(neighbors[number], labels[number]) for number in held_out}
-    order = list(held_out)
-    thresholds = cross_thresholds(
-        [parts[number] for number in order], [labels[number] for number in order], matching
-    )
+    parts = {number: MatchFold(neighbors[number], labels[number]) for number in held_out}
+    thresholds = cross_thresholds(list(parts.values()), matching)
     found = {}
-    for number, threshold in zip(order, thresholds, strict=True):
+    for number, threshold in zip(parts, thresholds, strict=True):
         rows = row_scores(parts[number], threshold.rows, matching)
         matches = _lists(neighbors[number], threshold.rows, matching.min_matches)
         found[number] = FoldMatches(held_out[number], matches, rows, threshold, neighbors[number])
@@ -216,25 +207,20 @@ def _lists(neighbors: Neighbors, thresholds: Tensor, min_matches: int) -> Matche
 def _unions(
     image: Mapping[int, FoldMatches],
     title: Mapping[int, FoldMatches],
+    images: Mapping[int, Tensor],
+    titles: Mapping[int, Tensor],
     labels: Mapping[int, Tensor],
     matching: MatchingConfig,
 ) -> dict[int, FoldMatches]:
     """A match by either; both thresholds of a fold are picked together, where it is not judged."""
     neighbors = {n: [_of(part[n]) for part in (image, title)] for n in labels}
+    embeddings = {n: (images[n], titles[n]) for n in labels}
     found = {}
-    for number, own in labels.items():
-        others = [other for other in labels if other != number]
-        picked = _picked_union(neighbors, labels, others or [number], matching)
-        thresholds = torch.tensor(picked, dtype=torch.float64).expand(len(own), 2).clone()
-        if not others:
-            first = first_half(own)
-            for half in (first, ~first):
-                parts = {number: [_among(part, half) for part in neighbors[number]]}
-                values = _picked_union(parts, {number: own[half]}, [number], matching)
-                thresholds[~half] = torch.tensor(values, dtype=torch.float64)
+    for number, union in cross_unions(neighbors, embeddings, labels, matching).items():
+        own = labels[number]
         # A pair's score is by how much it passes.
         sources = [
-            (Neighbors(part.ids, part.scores.double() - thresholds[:, place, None]), 0.0)
+            (Neighbors(part.ids, part.scores.double() - union.rows[:, place, None]), 0.0)
             for place, part in enumerate(neighbors[number])
         ]
         matches = union_matches(sources, matching.min_matches)
@@ -242,41 +228,8 @@ def _unions(
         hits = torch.bincount(matches.queries[right], minlength=len(own))
         taken = torch.bincount(matches.queries, minlength=len(own))
         rows = counted(hits, taken, matches_of(own), matching.beta)
-        found[number] = FoldMatches(image[number].items, matches, rows, None, None, picked)
+        found[number] = FoldMatches(image[number].items, matches, rows, None, None, union)
     return found
-
-
-def _picked_union(
-    neighbors: Mapping[int, Sequence[Neighbors]],
-    labels: Mapping[int, Tensor],
-    folds: Sequence[int],
-    matching: MatchingConfig,
-) -> tuple[float, float]:
-    """The thresholds of image and title that are best together on some folds."""
-    both = []
-    for place in range(2):
-        width = min(neighbors[number][place].ids.shape[1] for number in folds)
-        ids, scores, own, behind, labels_behind = [], [], [], 0, 0
-        for number in folds:
-            part = neighbors[number][place]
-            ids.append(part.ids[:, :width] + behind)
-            scores.append(part.scores[:, :width])
-            own.append(labels[number] + labels_behind)
-            behind += len(part.ids)
-            labels_behind += int(labels[number].max()) + 1
-        both.append(MatchFold(Neighbors(torch.cat(ids), torch.cat(scores)), torch.cat(own)))
-    found = pick_union(*both, beta=matching.beta, min_matches=matching.min_matches)
-    return found.image, found.title
-
-
-def _among(neighbors: Neighbors, kept: Tensor) -> Neighbors:
-    """The neighbours of some items among these same items, as many as every one of them has."""
-    place = torch.full((len(kept),), -1)
-    place[kept] = torch.arange(int(kept.sum()))
-    ids, scores = place[neighbors.ids[kept]], neighbors.scores[kept]
-    width = max(1, int((ids >= 0).sum(1).min()))
-    order = (ids < 0).sort(dim=1, stable=True).indices[:, :width]
-    return Neighbors(ids.gather(1, order).clamp(min=0), scores.gather(1, order))
 
 
 def _of(fold: FoldMatches) -> Neighbors:
@@ -284,7 +237,8 @@ def _of(fold: FoldMatches) -> Neighbors:
     return fold.neighbors
 
 
-def _numbered(labels: Sequence[str]) -> Tensor:
+def numbered(labels: Sequence[str]) -> Tensor:
+    """A number for each label, ``(N,)``."""
     known = {label: place for place, label in enumerate(sorted(set(labels)))}
     return torch.tensor([known[label] for label in labels])
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from loguru import logger
-from torch import Tensor
 
 from common.config import load_run_config
 from common.data.preprocessing import Preprocessing
 from common.data.preprocessing_config import PreprocessingConfig
+from common.metrics import MatchFold, matches_of
 from common.models import DOLG, Normalize
 from common.utils.checkpoint import load_checkpoint, load_weights
 from common.utils.errors import DataError
@@ -24,8 +24,8 @@ from common.visualization import (
 )
 from common.visualization.curves import read_history
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.evaluation import FoldMatches, SourceMatches
-from projects.product_matching.core.matching.thresholds import judged as judged_rows
+from projects.product_matching.core.evaluation import FoldMatches, SourceMatches, numbered
+from projects.product_matching.core.matching.thresholds import hits_of
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.pooling_log import P
 from projects.product_matching.core.training import FoldOutcome
@@ -86,9 +86,9 @@ def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None
 def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_right: bool) -> None:
     """Queries whose nearest neighbour is right, or those where it is wrong, evenly spaced."""
     assert fold.neighbors is not None
-    labels = _numbered(fold.items.labels)
-    rows = judged_rows(fold.neighbors, labels)
-    wanted = (rows.matches > 0) & (rows.hits[:, 0] == is_right)
+    labels = numbered(fold.items.labels)
+    hits = hits_of(MatchFold(fold.neighbors, labels))
+    wanted = (matches_of(labels) > 0) & (hits[:, 0] == is_right)
     found = wanted.nonzero().flatten()
     if not len(found):
         return
@@ -108,7 +108,7 @@ def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_r
                 query=images[query],
                 neighbors=[images[row] for row in ids],
                 scores=fold.neighbors.scores[query, :width].tolist(),
-                right=rows.hits[query, :width].tolist(),
+                right=hits[query, :width].tolist(),
                 name=fold.items.labels[query],
                 names=[fold.items.labels[row] for row in ids],
             )
@@ -137,8 +137,3 @@ def _draw_attention(outcome: FoldOutcome, path: Path) -> None:
     plot_image_attention(
         list(images), list(maps), captions, path, "DOLG: the local branch's attention"
     )
-
-
-def _numbered(labels: tuple[str, ...]) -> Tensor:
-    known = {label: place for place, label in enumerate(sorted(set(labels)))}
-    return torch.tensor([known[label] for label in labels])

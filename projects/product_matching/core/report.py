@@ -149,7 +149,8 @@ def _markdown(
         "",
         "Every number is of items that the network has not seen, at a threshold (in units of the "
         "cosine) that was picked on other items. `oracle` is the F of the best threshold of the very "
-        "items that are judged: nobody knows it beforehand. An item counts as a match of itself.",
+        "items that are judged (of a union, of the best two that were found): nobody knows it "
+        "beforehand. An item counts as a match of itself.",
         "",
         f"## Matches (F with beta {config.matching.beta:g})",
     ]
@@ -169,6 +170,11 @@ def _markdown(
                 oracle = f"{threshold.oracle[1]:.4f}"
                 value = " and ".join(f"{value:.4f}" for value in threshold.judged_at)
                 picked = threshold.picked_on
+            elif fold.union is not None:
+                oracle = f"{fold.union.oracle.picked_score:.4f}"
+                pairs = fold.union.judged_at
+                value = " and ".join(f"image {i:.4f}, title {t:.4f}" for i, t in pairs)
+                picked = fold.union.picked_on
             lines.append(
                 f"| {number} | {len(fold.items):,} | {scores['f_score']:.4f} | {oracle} "
                 f"| {scores['precision']:.4f} | {scores['recall']:.4f} | {value} | {picked} |"

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from common.utils.errors import ConfigError, DataError, InputError
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
 from common.utils.runs import Run
+from common.utils.text import printable
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.evaluation import SourceMatches, judge_folds
+from projects.product_matching.core.evaluation import SourceMatches, check_fold, judge_folds
 from projects.product_matching.core.items.images import readable
 from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
@@ -77,12 +78,13 @@ def run_session(
         )
     items = read_items(config.data, config.dataloader.root, titles=config.text.mode != "none")
     if context.resume is None:
-        deal(items, config)  # refuse what cannot be dealt before there is a directory
+        dealt = deal(items, config)  # refuse what cannot be dealt before there is a directory
         home = Run.claim(directory, config.seed).directory
         atomic_write_text(home / "config.yaml", context.to_yaml())
         record = {"overrides": context.overrides, "dry_run": context.dry_run}
         atomic_write_text(home / RECORD, json.dumps(record, indent=2) + "\n")
     else:
+        dealt = None
         home = context.resume
         if context.overrides:
             raise ConfigError(
@@ -90,7 +92,7 @@ def run_session(
                 f"{' '.join(context.overrides)}"
             )
     try:
-        finished = _train_and_report(home, items, config, stored)
+        finished = _train_and_report(home, items, dealt, config, stored)
     except InputError:
         # What was typed is wrong: a new session that has trained nothing leaves nothing.
         if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
@@ -101,7 +103,7 @@ def run_session(
 
 
 def deal(items: Items, config: Config) -> Folds:
-    """The folds of the items.
+    """The folds of the items; with a manifest and ``data.on_bad=skip`` of those that it knows.
 
     Raises:
         DataError: if there are fewer labels (group) or items (stratified) than folds, too few items of
@@ -120,6 +122,9 @@ def deal(items: Items, config: Config) -> Folds:
         path = Path(of.manifest).expanduser()
         if not path.is_file():
             raise DataError(f"folds.manifest: there is no file {path}")
+        if config.data.on_bad == "skip":  # a session freezes what it could read
+            known = set(read_folds(path).names)
+            items = items.subset([r for r, name in enumerate(items.names) if name in known])
         return frozen_folds(path, items.names, items.labels, *options)
     if of.kind == "stratified":
         most = max(Counter(items.labels).values())
@@ -144,12 +149,18 @@ def fold_numbers(config: Config) -> list[int]:
 
 
 def _train_and_report(
-    home: Path, items: Items, config: Config, stored: Callable[[Path], None]
+    home: Path,
+    items: Items,
+    dealt: Folds | None,
+    config: Config,
+    stored: Callable[[Path], None],
 ) -> Finished:
     with Run(home, config.seed) as run:
         run.confirm()
+        if dealt is None and not (home / FOLDS).exists():  # killed before they were frozen
+            dealt = deal(items, config)
         items, bad = readable(items, config, home)
-        folds = _frozen(home / FOLDS, items, config)
+        folds = _frozen(home / FOLDS, items, dealt, config)
         _check(folds, config)
         outcomes: dict[int, FoldOutcome] = {}
         for number in fold_numbers(config):
@@ -183,14 +194,29 @@ def _train_and_report(
     return Finished(home, metrics, judged)
 
 
-def _frozen(path: Path, items: Items, config: Config) -> Folds:
+def _frozen(path: Path, items: Items, dealt: Folds | None, config: Config) -> Folds:
     """The folds of a session: written once, and compared from then on.
+
+    Args:
+        path: The session's file.
+        items: Those that can be read.
+        dealt: Folds of all items, of a session that has no file yet: an image that cannot be read
+            does not move the others to other folds.
+        config: The session's.
 
     Raises:
         DataError: if the data has changed since.
     """
     if not path.exists():
-        folds = deal(items, config)
+        assert dealt is not None
+        fold_of = dict(zip(dealt.names, dealt.assigned.tolist(), strict=True))
+        if new := [name for name in items.names if name not in fold_of]:
+            raise DataError(
+                f"folds.manifest {config.folds.manifest} lacks {len(new):,} of {len(items):,} items that "
+                f"can be read (the first: {printable(new[0])}); leave them out, or deal anew"
+            )
+        assigned = np.array([fold_of[name] for name in items.names], np.int64)
+        folds = replace(dealt, names=items.names, labels=items.labels, assigned=assigned)
         write_folds(path, folds)
         return folds
     if config.folds.kind != GIVEN:
@@ -209,15 +235,16 @@ def _frozen(path: Path, items: Items, config: Config) -> Folds:
 
 
 def _check(folds: Folds, config: Config) -> None:
-    """Every fold has something to find."""
-    for number in fold_numbers(config):
-        held = split(folds, number, config)[1]
-        counts = Counter(folds.labels[row] for row in held)
-        if max(counts.values()) < 2:
+    """Every fold has something to find, and can be judged."""
+    numbers = fold_numbers(config)
+    for number in numbers:
+        held = [folds.labels[row] for row in split(folds, number, config)[1]]
+        if max(Counter(held).values(), default=0) < 2:
             raise DataError(
                 f"fold {number} holds out {len(held):,} items, and no two share a label: there is no "
                 "match to find; use fewer folds, or data.min_per_label=2"
             )
+        check_fold(held, f"fold {number}", len(numbers) == 1, config)
 
 
 def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:

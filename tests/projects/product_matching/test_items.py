@@ -71,6 +71,23 @@ def test_a_csv_file_that_cannot_be_used_says_where(tmp_path: Path, text: str, me
         read_items(_csv(tmp_path, text))
 
 
+def test_a_file_is_one_item_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("a.png")
+    for other in ("./a.png", f"../{tmp_path.name}/a.png", str(tmp_path / "a.png"), "link.png"):
+        message = rf"items\.csv:4: {re.escape(other)} is on line 2 already as a\.png"
+        with pytest.raises(DataError, match=message):
+            read_items(_csv(tmp_path, f"image,label\na.png,x\nb.png,x\n{other},y\nc.png,y\n"))
+
+
+def test_a_link_within_a_folder_is_no_second_item(tmp_path: Path) -> None:
+    for name in ("x/a.png", "x/b.png", "y/c.png"):
+        _png(tmp_path / name)
+    assert len(read_items(DataConfig(folder=str(tmp_path)))) == 3
+    (tmp_path / "y" / "d.png").symlink_to(tmp_path / "x" / "a.png")
+    with pytest.raises(DataError, match=r"x/a\.png and y/d\.png in .* are one file"):
+        read_items(DataConfig(folder=str(tmp_path)))
+
+
 def test_a_label_with_one_item_is_allowed_and_counted(tmp_path: Path, logged: list[str]) -> None:
     config = _csv(tmp_path, "image,label\na.png,x\nb.png,x\nc.png,y\n")
     assert read_items(config).alone == 1

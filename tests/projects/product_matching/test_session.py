@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.config import load_run_config
-from common.data.folds import read_folds
+from common.data.folds import read_folds, write_folds
 from common.data.loaders import TensorLoader
 from common.testing.trials import TrialServer
 from common.training import Task
@@ -61,7 +61,13 @@ def test_a_session_leaves_what_its_report_says() -> None:
         assert pooled["f_score"] == pytest.approx(np.mean(scores))
         assert pooled["interval"]["low"] <= pooled["f_score"] <= pooled["interval"]["high"]
     report = (home / "report.md").read_text(encoding="utf-8")
-    assert "### By image and title" in report
+    union = report.split("### By image and title")[1].split("F over folds")[0]
+    of_fold = metrics["matching"]["image and title"]["folds"]["0"]  # type: ignore[index]
+    (pair,) = of_fold["judged_at"]
+    cells = [cell.strip() for cell in union.split("| 0 |")[1].splitlines()[0].split("|")]
+    assert cells[2] == f"{of_fold['oracle']['f_score']:.4f}"
+    assert cells[5] == f"image {pair['image']:.4f}, title {pair['title']:.4f}"
+    assert cells[6] == "the other folds"
     assert f"{LABELS * EACH} items, {LABELS} labels" in report
 
 
@@ -186,6 +192,36 @@ def test_what_cannot_be_dealt_is_refused_before_there_is_a_directory(tmp_path: P
         assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("folds.only=0", "folds.count=8"), "the only fold holds out one label"),
+        (("matching.expansion=17",), "fold 0 holds out 16 items, and matching"),
+        (
+            ("folds.only=0", "matching.min_matches=10", "text.mode=union"),
+            "half of the labels of fold 0 holds out 8 items",
+        ),
+    ],
+)
+def test_a_fold_that_cannot_be_judged_is_refused_before_it_is_trained(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    with pytest.raises(DataError, match=message):
+        train(tmp_path / "session", f"data.csv={photos / 'items.csv'}", *words)
+    assert not (tmp_path / "session").exists()
+
+
+def test_a_union_over_a_single_fold_with_one_candidate_ends(tmp_path: Path) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    words = ("text.mode=union", "text.max_features=200", "folds.only=0", "matching.neighbors=1")
+    csv_file = f"data.csv={photos / 'items.csv'}"
+    done = train(
+        tmp_path / "session", csv_file, "trainer.max_steps=2", "pictures.draw=false", *words
+    )
+    assert 0.0 < done.judged["image and title"].pooled["f_score"] <= 1.0
+
+
 def test_an_image_that_cannot_be_read_stops_or_is_left_out(tmp_path: Path) -> None:
     photos = sessions.write_photos(tmp_path / "photos")
     bad = sorted(photos.glob("*/1.png"))[0]
@@ -197,6 +233,40 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(tmp_path: Path) -> No
     done = train(tmp_path / "skips", *words, "data.on_bad=skip")
     assert done.metrics["data"]["unreadable"] == 1
     assert done.metrics["data"]["items"] == LABELS * EACH - 1
+
+
+def test_folds_of_a_manifest_hold_without_the_images_that_cannot_be_read(tmp_path: Path) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    config, _ = composed(f"data.folder={photos}", "folds.count=2")
+    write_folds(tmp_path / "all.json", deal(read_items(config.data), config))
+    bad = sorted(photos.glob("*/1.png"))[0]
+    bad.write_bytes(bad.read_bytes()[:60])
+    words = (
+        f"data.folder={photos}",
+        "data.on_bad=skip",
+        "pictures.draw=false",
+        "trainer.max_steps=2",
+    )
+    whole, name = read_folds(tmp_path / "all.json"), bad.relative_to(photos).as_posix()
+    expected = dict(zip(whole.names, whole.assigned.tolist(), strict=True))
+    assert expected.pop(name) in (0, 1)
+    homes = [tmp_path / "first", tmp_path / "again", tmp_path / "dealt"]
+    manifests: list[Path | None] = [tmp_path / "all.json", homes[0] / "folds.json", None]
+    for home, manifest in zip(homes, manifests, strict=True):
+        more = [] if manifest is None else [f"folds.manifest={manifest}"]
+        done = train(home, *words, *more)
+        assert done.metrics["data"]["unreadable"] == 1
+        found = read_folds(home / "folds.json")
+        assert dict(zip(found.names, found.assigned.tolist(), strict=True)) == expected
+    sessions.resume(str(homes[0]))  # finished, and of the same items
+    good = sorted(photos.glob("*/2.png"))[0]
+    good.rename(good.with_name("new.png"))
+    with pytest.raises(DataError, match=r"1 items are missing \(the first: .*2\.png"):
+        train(tmp_path / "other", *words, f"folds.manifest={homes[0] / 'folds.json'}")
+    shutil.copy(good.with_name("new.png"), good)
+    with pytest.raises(DataError, match=r"lacks 1 of 32 items .* \(the first: .*new\.png"):
+        train(tmp_path / "other", *words, f"folds.manifest={homes[0] / 'folds.json'}")
+    assert not (tmp_path / "other").exists()
 
 
 class _Broken(Task):

@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.metrics import nearest_neighbors
+from common.metrics import MatchFold, nearest_neighbors
 from common.utils.errors import DataError
 from projects.product_matching.core.config import MatchingConfig
 from projects.product_matching.core.matching.thresholds import (
     cross_thresholds,
     first_half,
-    judged,
     row_scores,
 )
 
@@ -39,11 +38,13 @@ def _brute_force(embeddings: Tensor, labels: Tensor, threshold: float, least: in
 def test_a_fold_is_judged_at_the_best_threshold_of_the_others(least: int) -> None:
     folds = [_fold(seed) for seed in range(3)]
     config = MatchingConfig(min_matches=least)
-    parts = [judged(nearest_neighbors(x, k=15), labels) for x, labels in folds]
-    found = cross_thresholds(parts, [labels for _, labels in folds], config)
+    parts = [MatchFold(nearest_neighbors(x, k=15), labels) for x, labels in folds]
+    found = cross_thresholds(parts, config)
     for number, (x, labels) in enumerate(folds):
         others = [fold for place, fold in enumerate(folds) if place != number]
-        tried = torch.cat([parts[p].scores.flatten() for p in range(3) if p != number]).unique()
+        tried = torch.cat(
+            [parts[p].neighbors.scores.flatten() for p in range(3) if p != number]
+        ).unique()
         best = max(
             float(
                 torch.cat([_brute_force(*fold, float(t) - 1e-7, least) for fold in others]).mean()
@@ -60,8 +61,8 @@ def test_a_fold_is_judged_at_the_best_threshold_of_the_others(least: int) -> Non
 def test_a_single_fold_is_judged_by_halves_of_its_labels_crosswise() -> None:
     x, labels = _fold(5)
     config = MatchingConfig()
-    part = judged(nearest_neighbors(x, k=15), labels)
-    (found,) = cross_thresholds([part], [labels], config)
+    part = MatchFold(nearest_neighbors(x, k=15), labels)
+    (found,) = cross_thresholds([part], config)
     assert set(found.judged_at) == set(found.rows.tolist())
     assert found.value == found.oracle[0]  # what it is used with is in-fold, and says so
     assert found.value_picked_on == "the fold itself"
@@ -72,7 +73,7 @@ def test_a_single_fold_is_judged_by_halves_of_its_labels_crosswise() -> None:
         threshold = float(found.rows[half][0])
         # No other threshold serves the other half better.
         here = row_scores(part, torch.full((16,), threshold), config)["f_score"][~half].mean()
-        for other in part.scores.flatten().unique():
+        for other in part.neighbors.scores.flatten().unique():
             rows = row_scores(part, torch.full((16,), float(other)), config)["f_score"]
             assert float(rows[~half].mean()) <= float(here) + 1e-12
 

@@ -8,6 +8,7 @@ Nothing is decoded here. Labels are text, so that 7 and "7" are one; names tell 
 what folds, predictions and pictures are written with.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,6 +161,17 @@ def _of_folder(folder: Path) -> Items:
             f"sub-folder, which names the label (the first: {printable(loose[0].name)}); sort them "
             "into sub-folders, or list them with data.csv"
         )
+    seen: dict[str, Path] = {}
+    for file in found.files:
+        before = seen.setdefault(os.path.realpath(file), file)
+        if before is not file:
+            first, again = (
+                printable(each.relative_to(folder).as_posix()) for each in (before, file)
+            )
+            raise DataError(
+                f"data.folder: {first} and {again} in {folder} are one file, by a link; an image is one "
+                "item, lest it be trained on and judged: remove the link"
+            )
     return Items(
         names=tuple(file.relative_to(folder).as_posix() for file in found.files),
         sources=found.files,

@@ -4,6 +4,7 @@ Images of a stored data set stay encoded until one is asked for; arrays become i
 """
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_csv(path: Path, image: str, label: str | None, title: str | None) -> li
     if not lines:
         raise DataError(f"{path} has no line below its header; expected one for each image")
     rows: list[CsvRow] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}
     for number, line in lines:
         name = line[image] or ""
         file = path.parent / name
@@ -72,17 +73,21 @@ def read_csv(path: Path, image: str, label: str | None, title: str | None) -> li
         if not name or not text:
             what = image if not name else label
             raise DataError(f"{path}:{number}: the column '{what}' is empty; expected a value")
-        if name in seen:
+        # However it is written: else it could be trained on under one name and judged under another.
+        key = os.path.realpath(file)
+        if key in seen:
+            before, spelled = seen[key]
+            as_what = "" if spelled == name else f" as {printable(spelled)}"
             raise DataError(
-                f"{path}:{number}: {printable(name)} is on line {seen[name]} already; an image has "
-                "one line"
+                f"{path}:{number}: {printable(name)} is on line {before} already{as_what}; an image "
+                "has one line"
             )
         if not file.is_file():
             raise DataError(
                 f"{path}:{number}: there is no file {printable(str(file))}; paths are relative to "
                 "the folder of the CSV file"
             )
-        seen[name] = number
+        seen[key] = (number, name)
         rows.append(CsvRow(name, file, text if label else "", (line[title] or "") if title else ""))
     return rows
 

@@ -66,7 +66,7 @@ def _rule(config: Config, judged: Mapping[str, SourceMatches], number: int) -> M
     if BOTH in judged:
         both = judged[BOTH].folds[number]
         if both.union is not None:
-            image, title = both.union
+            image, title = both.union.value
             text = TextRule("union", threshold=title, image_threshold=image)
         else:
             assert both.threshold is not None

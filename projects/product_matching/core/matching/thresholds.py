@@ -8,11 +8,12 @@ itself included.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.metrics import Neighbors, ThresholdCurve, matches_of, sweep_thresholds
+from common.metrics import MatchFold, ThresholdCurve, matches_of, matching_curve, sweep_matching
 from common.metrics.threshold import f_scores
 from common.utils.errors import DataError
 from common.utils.seeding import mix_seed
@@ -20,27 +21,6 @@ from projects.product_matching.core.config import MatchingConfig
 
 OTHERS, HALVES, ITSELF = "the other folds", "the other half of the labels", "the fold itself"
 _F, _PRECISION, _RECALL = "f_score", "precision", "recall"
-
-
-@dataclass(frozen=True)
-class JudgedRows:
-    """Queries with their candidates, each known to be true or not.
-
-    Attributes:
-        scores: ``(N, k)``, falling along a row.
-        hits: ``(N, k)``, which candidates are true.
-        matches: ``(N,)``, how many true ones there are, found or not.
-        is_complete: Whether the candidates are all there are.
-    """
-
-    scores: Tensor
-    hits: Tensor
-    matches: Tensor
-    is_complete: bool
-
-    def only(self, rows: Tensor) -> "JudgedRows":
-        """Some of the queries; their candidates stay."""
-        return JudgedRows(self.scores[rows], self.hits[rows], self.matches[rows], self.is_complete)
 
 
 @dataclass(frozen=True)
@@ -74,56 +54,40 @@ class FoldThreshold:
         return self.oracle_curve.best
 
 
-def judged(neighbors: Neighbors, labels: Tensor) -> JudgedRows:
-    """Which neighbours among the items themselves are true."""
-    hits = labels[neighbors.ids] == labels[:, None]
-    is_complete = hits.shape[1] >= len(labels) - 1
-    return JudgedRows(neighbors.scores, hits, matches_of(labels), is_complete)
-
-
-def pick(parts: Sequence[JudgedRows], config: MatchingConfig) -> ThresholdCurve:
-    """F at every threshold over the queries of all parts."""
-    width = min(part.scores.shape[1] for part in parts)
-    return sweep_thresholds(
-        torch.cat([part.scores[:, :width] for part in parts]),
-        torch.cat([part.hits[:, :width] for part in parts]),
-        torch.cat([part.matches for part in parts]),
-        beta=config.beta,
-        is_complete=all(p.is_complete and p.scores.shape[1] == width for p in parts),
-        with_self=True,
-        min_matches=config.min_matches,
-    )
-
-
-def cross_thresholds(
-    parts: Sequence[JudgedRows], labels: Sequence[Tensor], config: MatchingConfig
-) -> list[FoldThreshold]:
+def cross_thresholds(folds: Sequence[MatchFold], config: MatchingConfig) -> list[FoldThreshold]:
     """For each fold a threshold from the others; for a single one, from halves of its labels, crosswise.
 
     Args:
-        parts: The folds.
-        labels: Of the queries of each.
+        folds: Items with their candidates.
         config: The section ``matching``.
 
     Raises:
         DataError: if a single fold has one label only.
     """
-    if len(parts) == 1:
-        return [_by_halves(parts[0], labels[0], config)]
+    if len(folds) == 1:
+        return [_by_halves(folds[0], config)]
     found = []
-    for fold, part in enumerate(parts):
-        curve = pick([other for place, other in enumerate(parts) if place != fold], config)
-        value = curve.best[0]
-        rows = torch.full((len(part.matches),), value, dtype=torch.float64)
-        found.append(FoldThreshold(rows, value, OTHERS, OTHERS, curve, pick([part], config)))
+    for number, fold in enumerate(folds):
+        others = [other for place, other in enumerate(folds) if place != number]
+        swept = sweep_matching(others, fold, beta=config.beta, min_matches=config.min_matches)
+        rows = torch.full((len(fold.labels),), swept.threshold, dtype=torch.float64)
+        found.append(
+            FoldThreshold(rows, swept.threshold, OTHERS, OTHERS, swept.curve, swept.oracle_curve)
+        )
     return found
 
 
-def row_scores(part: JudgedRows, thresholds: Tensor, config: MatchingConfig) -> dict[str, Tensor]:
+def row_scores(fold: MatchFold, thresholds: Tensor, config: MatchingConfig) -> dict[str, Tensor]:
     """F, precision and recall of each query at its threshold, ``(N,)`` each."""
-    passed = part.scores.double() >= thresholds[:, None]
+    hits = hits_of(fold)
+    passed = fold.neighbors.scores.double() >= thresholds[:, None]
     passed[:, : config.min_matches - 1] = True
-    return counted((part.hits & passed).sum(1), passed.sum(1), part.matches, config.beta)
+    return counted((hits & passed).sum(1), passed.sum(1), matches_of(fold.labels), config.beta)
+
+
+def hits_of(fold: MatchFold) -> Tensor:
+    """Which neighbours are true, ``(N, k)``."""
+    return fold.labels[fold.neighbors.ids] == fold.labels[:, None]
 
 
 def counted(found: Tensor, taken: Tensor, matches: Tensor, beta: float) -> dict[str, Tensor]:
@@ -143,11 +107,12 @@ def first_half(labels: Tensor) -> Tensor:
     return is_first[place]
 
 
-def _by_halves(part: JudgedRows, labels: Tensor, config: MatchingConfig) -> FoldThreshold:
-    first = first_half(labels)
-    curve = pick([part], config)
-    rows = torch.empty(len(labels), dtype=torch.float64)
-    rows[first] = pick([part.only(~first)], config).best[0]
-    rows[~first] = pick([part.only(first)], config).best[0]
+def _by_halves(fold: MatchFold, config: MatchingConfig) -> FoldThreshold:
+    first = first_half(fold.labels)
+    options: dict[str, Any] = {"beta": config.beta, "min_matches": config.min_matches}
+    curve = matching_curve(fold, **options)
+    rows = torch.empty(len(fold.labels), dtype=torch.float64)
+    for half in (first, ~first):
+        rows[~half] = matching_curve(fold, queries=half, **options).best[0]
     # Judged by halves, but used with what all of the fold says.
     return FoldThreshold(rows, curve.best[0], HALVES, ITSELF, curve, curve)
