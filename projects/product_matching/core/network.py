@@ -13,11 +13,13 @@ from torch import nn
 
 from common.config import RunContext, Source, instantiate
 from common.config.targets import resolve_target
+from common.config.tree import plain
 from common.data.info import DatasetInfo
 from common.losses.angular import AngularMarginHead
 from common.training import EmbeddingTask, load_published
 from common.utils.errors import ConfigError
 from projects.product_matching.core.config import TARGET, Config
+from projects.product_matching.core.matching.matcher_files import check_networks
 
 EMBEDDING_DIM = "embedding_dim"
 
@@ -49,6 +51,7 @@ def build_network(section: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: if the section builds something else, or cannot be built.
     """
+    check_networks(plain(section))
     network = _built(section, "model")
     dimension = getattr(network, EMBEDDING_DIM, None)
     if not isinstance(network, nn.Module) or not isinstance(dimension, int):
