@@ -3,7 +3,8 @@
 A configuration may come from somewhere else, and a callable may do anything. So a ``_target_`` has
 to begin with one of our roots before anything is imported, and what it resolves to is judged by
 where it is *defined*: ``common.utils.files.os.system`` is defined in ``posix`` and refused. Whole
-areas that write files, fetch or unpickle by design are not on the list. All targets of a run are
+areas that write files, fetch or unpickle by design are not on the list. ``papers`` and ``projects``
+hold commands beside networks, so of these only parts of a training are. All targets of a run are
 checked before it starts; then Hydra's ``instantiate`` builds them.
 """
 
@@ -13,6 +14,7 @@ import importlib.util
 import inspect
 import keyword
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +60,13 @@ _CLASSES = (
     "timm.optim",
     "timm.scheduler",
 )
+_PARTS = {  # of a training; by name, so that nothing is imported to compare with
+    "torch.nn.modules.module.Module",
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "torch.utils.data.dataset.Dataset",
+    "common.training.callbacks.base.Callback",
+}
 _TARGET = "_target_"
 _RESERVED = {_TARGET, "_args_", "_partial_", "_recursive_", "_convert_"}
 _CONVERT = ("none", "partial", "object", "all")
@@ -138,6 +147,13 @@ def resolve_target(path: Any, key: str = _TARGET) -> Any:
     if not _below(identity, lists) or getattr(sys.modules.get(module), name, None) is not found:
         really = "" if identity == path else f" (it is {identity.strip('.') or 'a module'})"
         raise InvalidValue(key, f"is '{path}'{really}, which is not on the allow-list")
+    if _below(module, ("papers", "projects")) and not _gives_a_part(found):
+        raise InvalidValue(
+            key,
+            f"is '{path}', which is no part of a training; of papers and projects a target is a "
+            "network, loss, task, data set, optimizer, schedule or callback, or a function whose "
+            "annotation says that it returns one",
+        )
     return found
 
 
@@ -201,6 +217,17 @@ def _check_places(places: Sequence[str | None], name: str, key: str) -> None:
     inside = [Path(place).resolve().is_relative_to(root) for place in places if place]
     if not inside or not all(inside) or (package != "common" and "data" in rest):
         raise InvalidValue(key, f"names '{name}', which is not code of this project")
+
+
+def _gives_a_part(found: Any) -> bool:
+    """Whether a class is a part of a training, or a function says that it returns one."""
+    if not inspect.isclass(found):
+        try:
+            found = typing.get_type_hints(found).get("return")
+        except (NameError, TypeError):  # of a name that is there for type checkers alone
+            return False
+    bases = found.__mro__ if inspect.isclass(found) else ()
+    return any(f"{base.__module__}.{base.__qualname__}" in _PARTS for base in bases)
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature | None:

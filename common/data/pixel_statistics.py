@@ -45,8 +45,24 @@ def resolve_recipe(
     Raises:
         DataError: if none of those can be read.
     """
-    looked_at = [sources[i] for i in evenly_spaced(len(sources), LOOKED_AT)]
+    resolve_size(recipe, context, sources, by, key)
+    if recipe.mean is None or recipe.std is None:
+        looked_at = [sources[i] for i in evenly_spaced(len(sources), LOOKED_AT)]
+        mean, std = pixel_statistics(looked_at, Preprocessing(recipe))
+        context.resolve(f"{key}.mean", recipe.mean or mean, Source.DATA, by=by)
+        context.resolve(f"{key}.std", recipe.std or std, Source.DATA, by=by)
+
+
+def resolve_size(
+    recipe: PreprocessingConfig,
+    context: RunContext,
+    sources: Sequence[Any],
+    by: str,
+    key: str = "preprocessing",
+) -> None:
+    """The first part of ``resolve_recipe``: size and channels, from no more than the headers."""
     if recipe.mode is None or recipe.image_size is None:
+        looked_at = [sources[i] for i in evenly_spaced(len(sources), LOOKED_AT)]
         mode, size = _mode_and_size(looked_at)
         context.resolve(f"{key}.mode", recipe.mode or mode, Source.DATA, by=by)
         is_own = recipe.image_size is None and max(size) <= LARGEST_OWN_SIZE
@@ -54,10 +70,6 @@ def resolve_recipe(
             # They have the input's size: nothing is cut off.
             context.resolve(f"{key}.crop_share", 1.0, Source.DATA, by=by)
         context.resolve(f"{key}.image_size", recipe.image_size or size, Source.DATA, by=by)
-    if recipe.mean is None or recipe.std is None:
-        mean, std = pixel_statistics(looked_at, Preprocessing(recipe))
-        context.resolve(f"{key}.mean", recipe.mean or mean, Source.DATA, by=by)
-        context.resolve(f"{key}.std", recipe.std or std, Source.DATA, by=by)
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config.validate import build
-from common.data.images import as_jpeg, decode_image, name_of, read_bytes
+from common.data.images import MAX_PIXELS, as_jpeg, decode_image, name_of, read_bytes
 from common.data.jpeg import DENOMINATORS, Jpeg
 from common.data.preprocessing_config import PreprocessingConfig
 from common.utils.errors import ConfigError
@@ -71,6 +71,12 @@ class Preprocessing:
             )
         self.config = config
         self.size = (config.image_size[0], config.image_size[1])
+        if (pixels := math.prod(side / config.crop_share for side in self.size)) > MAX_PIXELS:
+            raise ConfigError(
+                f"preprocessing.image_size is {config.image_size} with a crop_share of "
+                f"{config.crop_share}: images would have {pixels:,.0f} pixels; the limit is "
+                f"{MAX_PIXELS:,}"
+            )
         self.mode = config.mode
         self.channels = 1 if config.mode == "L" else 3
         for name, values in (("mean", config.mean), ("std", config.std)):

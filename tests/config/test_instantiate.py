@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_a_refused_path_imports_nothing():
 
 
 @pytest.fixture
-def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A paper's folder in a project of its own, in place of this one's papers."""
     folder = tmp_path / "project" / "papers" / "x"
     folder.mkdir(parents=True)
@@ -158,12 +159,59 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(folder.parents[1]))
     monkeypatch.setattr("common.config.targets.get_project_root", lambda: folder.parents[1])
-    return folder
+    yield folder
+    for name in [n for n in sys.modules if n.partition(".")[0] == "papers"]:
+        del sys.modules[name]  # the others come back
 
 
 def test_a_papers_own_class_is_on_the_list(paper: Path):
-    (paper / "model.py").write_text("class Thing:\n    size = 3\n")
+    (paper / "model.py").write_text("from torch import nn\nclass Thing(nn.Module):\n    size = 3\n")
     assert instantiate({"_target_": "papers.x.model.Thing"}).size == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "papers.arcface.model.ArcFaceTask",
+        "papers.vit.model.build_model",
+        "papers.dolg.model.build_network",
+        "projects.image_classification.core.networks.small.TinyNet",
+        "projects.product_matching.core.pooling_log.PoolingLog",
+    ],
+)
+def test_parts_of_a_training_of_papers_and_projects_are_on_the_list(path: str):
+    assert resolve_target(path).__name__ == path.rpartition(".")[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "papers.resnet.train.train",
+        "papers.resnet.evaluate.evaluate",
+        "papers.dolg.plot.attention_maps",
+        "papers.gpt2.generate.load_language_model",
+        "papers.gpt2.tokenization.TextTokenizer",
+        "projects.image_classification.cli.train.main",
+        "projects.image_classification.core.export.exporting.export",
+        "projects.product_matching.cli.index.main",
+        "projects.product_matching.cli.match.main",
+        "projects.product_matching.core.index.file_states.FileStates",
+        "projects.product_matching.core.index.vector_index.VectorIndex",
+        "projects.product_matching.core.session.run_session",
+    ],
+)
+def test_commands_of_papers_and_projects_are_refused(path: str):
+    with pytest.raises(ConfigError, match="which is no part of a training") as error:
+        resolve_target(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_whose_annotation_cannot_be_read_is_refused(paper: Path):
+    lines = ["from __future__ import annotations", "def build() -> Unknown: ...", "def bare(): ..."]
+    (paper / "model.py").write_text("\n".join(lines))
+    for name in ("build", "bare"):
+        with pytest.raises(ConfigError, match="which is no part of a training"):
+            resolve_target(f"papers.x.model.{name}")
 
 
 @pytest.mark.parametrize("link", ["data", "other"])

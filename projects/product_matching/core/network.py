@@ -6,18 +6,20 @@ classes and their counts (for ``common.losses.adaptive_margins``) in ``loss``.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from common.config import RunContext, Source, instantiate
 from common.config.targets import resolve_target
+from common.config.tree import plain
 from common.data.info import DatasetInfo
 from common.losses.angular import AngularMarginHead
 from common.training import EmbeddingTask, load_published
 from common.utils.errors import ConfigError
 from projects.product_matching.core.config import TARGET, Config
+from projects.product_matching.core.matching.matcher_files import check_networks
 
 EMBEDDING_DIM = "embedding_dim"
 
@@ -49,6 +51,7 @@ def build_network(section: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: if the section builds something else, or cannot be built.
     """
+    check_networks(plain(section))
     network = _built(section, "model")
     dimension = getattr(network, EMBEDDING_DIM, None)
     if not isinstance(network, nn.Module) or not isinstance(dimension, int):
@@ -98,16 +101,27 @@ def has_subcenters(loss: nn.Module) -> bool:
     return isinstance(loss, AngularMarginHead) and loss.num_centers > 1
 
 
-def published_statistics(section: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation of the images that published weights were trained on, if any are used."""
+def published_statistics(
+    section: Mapping[str, Any], channels: int = 3
+) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of the images that published weights were trained on, if any are used.
+
+    Args:
+        section: The network's.
+        channels: Of the images; for grey ones it is the average, as in ``TimmBackbone``.
+    """
     for node, _ in _nodes(section, ""):
         if node.get("pretrained") is True and isinstance(node.get("model_name"), str):
             from timm.models import get_pretrained_cfg
 
             found = get_pretrained_cfg(node["model_name"])
             if found is not None:
-                return list(found.mean), list(found.std)
+                return _of_channels(found.mean, channels), _of_channels(found.std, channels)
     return None
+
+
+def _of_channels(values: Sequence[float], channels: int) -> list[float]:
+    return list(values) if channels == len(values) else [sum(values) / len(values)] * channels
 
 
 def _built(section: Mapping[str, Any], key: str, **extra: Any) -> Any:

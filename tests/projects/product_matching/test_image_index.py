@@ -157,6 +157,10 @@ def test_nothing_that_can_be_read_leaves_an_index_that_can_still_be_built(
     code, _, said = run("build", "--run", "run.pt", "--images", "bad", "--index", "shop")
     assert code == 2
     assert "none of 1 images could be added" in said
+    words = ("--run", "run.pt", "--images", "photos", "--index", "shop", "--kind", "flat")
+    code, _, said = run("build", *words)
+    assert (code, said.count("\n")) == (2, 1), "the kind that is there is not kept silently"
+    assert "holds an empty index of the kind auto, not flat; build it with --kind auto" in said
     code, _, said = run("query", "--index", "shop", "--query", "photos")
     assert code == 2
     assert "shop holds no images yet" in said

@@ -12,10 +12,13 @@ from PIL import Image
 
 from common.utils.checkpoint import load_checkpoint, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
+from common.utils.paths import get_outputs_dir
 from projects.product_matching.core.matching.match_rules import MatchRule, TextRule
 from projects.product_matching.core.matching.matcher import Matcher
 from projects.product_matching.core.matching.matcher_files import matcher_path
-from tests.projects.product_matching.matchers import small_matcher, write_products
+from tests.projects.product_matching.matchers import SECTION, small_matcher, write_products
+
+RECIPE = small_matcher().preprocessing.describe()
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,14 @@ def test_of_a_run_the_fold_with_the_best_score_is_taken(tmp_path: Path) -> None:
         Matcher.load(matcher_path(tmp_path, 0), fold=0)
 
 
+def test_a_run_of_the_store_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSETS_DIR", str(tmp_path))
+    small_matcher(fold=2).save(matcher_path(get_outputs_dir() / "product_matching" / "mine", 2))
+    assert Matcher.load("mine").fold == 2
+
+
 def test_what_holds_no_matcher_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no matcher .*--resume"):
         Matcher.load(tmp_path)
@@ -83,8 +94,33 @@ def test_what_holds_no_matcher_is_one_line(tmp_path: Path) -> None:
         ),
         ({"model": {"_target_": "subprocess.Popen", "args": "true"}}, "not allowed"),
         ({"model": {"_target_": "common.metrics.nearest_neighbors"}}, "which is no network"),
+        (
+            {"model": {"_target_": "projects.product_matching.cli.index.main", "argv": ["build"]}},
+            r"model\._target_ is 'projects\.product_matching\.cli\.index\.main', which is no part",
+        ),
+        (
+            {
+                "model": {
+                    **SECTION,
+                    "backbone": {"_target_": "timm.create_model", "model_name": "a"},
+                }
+            },
+            r"model\.backbone\._target_ is timm\.create_model, which is no network",
+        ),
+        (
+            {"model": {**SECTION, "x": ({"y": {"_target_": "common.data.ImageCache"}},)}},
+            r"model\.x\[0\]\.y\._target_ is common\.data\.ImageCache, which is no network",
+        ),
+        ({"model": {**SECTION, "embedding_dim": 10**9}}, r"expected \(1000000000, 16\)"),
+        ({"model": {**SECTION, "embedding_dim": 10**13}}, "does not fit"),
+        ({"model": {**SECTION, "embedding_dim": 10**30}}, "cannot be used"),
+        ({"model": {**SECTION, "embedding_dim": torch.ones(2)}}, "cannot be used"),
+        ({"preprocessing": {**RECIPE, "image_size": [10**6, 10**6]}}, "the limit is 89,478,485"),
+        ({"preprocessing": {**RECIPE, "resize": "crop", "crop_share": 1e-9}}, "the limit is"),
+        ({"fold": -1}, "'fold' is -1, expected 0 or more"),
+        ({"fold": True}, "'fold' is True"),
         ({"model": {"_target_": "torch.nn.Identity"}}, "has no embedding_dim"),
-        ({"model": {"backbone": 1}}, "expected a path"),
+        ({"model": {"backbone": 1}}, "expected a section with _target_"),
         ({"model": {"_target_": "common.models.EmbeddingNetwork"}}, "backbone"),
         ({"preprocessing": {"mode": "L"}}, "the preprocessing lacks"),
         ({"rule": {"threshold": float("nan")}}, "thresholds are"),

@@ -1,15 +1,21 @@
 """Networks and losses from their sections: every file of configs/, and what the data fills in."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from common.config import Source
 from common.config.locate import group_options
 from common.losses import ArcFace, adaptive_margins
 from common.losses.angular import MarginOutput
 from common.losses.triplet import TripletOutput
 from common.utils.errors import ConfigError
+from projects.product_matching.core.config import DataConfig
+from projects.product_matching.core.items.images import fold_images
+from projects.product_matching.core.items.items import read_items
 from projects.product_matching.core.network import (
     build_loss,
     build_network,
@@ -17,7 +23,7 @@ from projects.product_matching.core.network import (
     has_subcenters,
     published_statistics,
 )
-from tests.projects.product_matching.sessions import PROJECT, composed
+from tests.projects.product_matching.sessions import PROJECT, composed, write_photos
 
 
 @pytest.mark.parametrize("name", group_options(PROJECT, "loss"))
@@ -62,6 +68,11 @@ def test_a_section_of_something_else_is_refused() -> None:
         build_network({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2})
     with pytest.raises(ConfigError, match="allow"):
         build_network({"_target_": "os.system", "command": "true"})
+    backbone = {"_target_": "timm.create_model", "model_name": "resnet18"}
+    with pytest.raises(
+        ConfigError, match=r"model\.backbone\._target_ is timm.*, which is no network"
+    ):
+        build_network({"_target_": "common.models.EmbeddingNetwork", "backbone": backbone})
 
 
 def test_published_weights_bring_their_statistics() -> None:
@@ -74,6 +85,27 @@ def test_published_weights_bring_their_statistics() -> None:
     assert mean == pytest.approx([0.485, 0.456, 0.406])
     assert std == pytest.approx([0.229, 0.224, 0.225])
     assert published_statistics({"_target_": "x", "model_name": "resnet18"}) is None
+
+
+@pytest.mark.parametrize("words", [(), ("transforms.preprocessing.mode=RGB",)])
+def test_published_weights_take_grey_images(words: tuple[str, ...], tmp_path: Path) -> None:
+    items = read_items(DataConfig(folder=str(write_photos(tmp_path / "photos"))), None)
+    assert {image_mode(source) for source in items.sources} == {"L"}
+    config, context = composed("model.backbone.pretrained=true", "data.batch_size=4", *words)
+    images = fold_images(config, context, items, items)
+    mean = [0.485, 0.456, 0.406] if words else [0.449]
+    std = [0.229, 0.224, 0.225] if words else [0.226]
+    assert images.preprocessing.config.mean == pytest.approx(mean)
+    assert images.preprocessing.config.std == pytest.approx(std)
+    assert context.source("transforms.preprocessing.mean") is Source.DATA
+    backbone = build_network(config.model).backbone
+    assert backbone.mean == pytest.approx(mean)
+    assert backbone.std == pytest.approx(std)
+
+
+def image_mode(source: Any) -> str:
+    with Image.open(source) as image:
+        return image.mode
 
 
 @pytest.mark.parametrize("group", ["dataloader", "optimizer", "scheduler", "transforms"])

@@ -75,7 +75,7 @@ class ImageIndex:
             kind: As for ``VectorIndex.create``.
 
         Raises:
-            DataError: if something lies in ``directory``.
+            DataError: if something else lies in ``directory``, or an index of another kind.
             ConfigError: if the kind needs FAISS, which is not installed.
             FaultError: if it cannot be written.
         """
@@ -85,6 +85,11 @@ class ImageIndex:
                 raise DataError(
                     f"{directory} holds an index of {len(vectors):,} images; add to it with 'index "
                     "add', or choose an empty folder"
+                )
+            if (there := vectors.info().kind) != kind:
+                raise DataError(
+                    f"{directory} holds an empty index of the kind {there}, not {kind}; build it with "
+                    f"--kind {there}, or choose an empty folder"
                 )
             return cls.open(directory, matcher)
         vectors = VectorIndex.create(

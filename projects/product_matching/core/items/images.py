@@ -17,7 +17,7 @@ from common.data.image_dataset import DecodedImages, ImageDataset
 from common.data.info import DatasetInfo, DataSplits
 from common.data.loaders import SampleLoader
 from common.data.orders import BalancedBatches, Order, ShuffledBatches
-from common.data.pixel_statistics import resolve_recipe
+from common.data.pixel_statistics import resolve_recipe, resolve_size
 from common.data.preprocessed_images import PreprocessedImages
 from common.data.preprocessing import Preprocessing
 from common.utils.errors import ConfigError
@@ -87,12 +87,14 @@ def fold_images(config: Config, context: RunContext, train: Items, held_out: Ite
         ConfigError: if a value that is set contradicts the data.
     """
     recipe = config.transforms.preprocessing
-    known = published_statistics(config.model)
+    by = "the images that are trained on"
+    resolve_size(recipe, context, train.sources, by, RECIPE)
+    known = published_statistics(config.model, channels=1 if recipe.mode == "L" else 3)
     if known is not None:
         for key, value in zip(("mean", "std"), known, strict=True):
             given = getattr(recipe, key)
             context.resolve(f"{RECIPE}.{key}", given or value, Source.DATA, by="published weights")
-    resolve_recipe(recipe, context, train.sources, "the images that are trained on", RECIPE)
+    resolve_recipe(recipe, context, train.sources, by, RECIPE)
     counts = Counter(train.labels)
     names = sorted(counts)
     context.resolve("data.num_classes", len(names), Source.DATA, by="labels")

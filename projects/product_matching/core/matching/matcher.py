@@ -11,7 +11,7 @@ somebody else: what is built is on the configuration's allow-list, and every val
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,19 +22,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config import instantiate
-from common.config.targets import resolve_target
+from common.config.tree import plain
 from common.data.image_batches import stack_images
 from common.data.image_reading import read_images
 from common.data.images import name_of
 from common.data.preprocessing import Preprocessing
 from common.models import Normalize
-from common.utils.checkpoint import load_weights, save_checkpoint
+from common.utils.checkpoint import check_weights, load_weights, save_checkpoint
 from common.utils.errors import CheckpointError, ConfigError, DataError
 from common.utils.text import printable
 from common.utils.weights import hash_weights
 from projects.product_matching.core.index.manifest import ModelMark
 from projects.product_matching.core.matching.match_rules import MatchRule
-from projects.product_matching.core.matching.matcher_files import KIND, matcher_file, read_matcher
+from projects.product_matching.core.matching.matcher_files import (
+    KIND,
+    check_networks,
+    matcher_file,
+    read_matcher,
+)
 from projects.product_matching.core.text.encoders import TextEncoder, text_encoder_of
 
 
@@ -253,16 +258,16 @@ class Matcher:
     def _of_state(cls, state: Mapping[str, Any], path: Path, device: torch.device) -> Self:
         section, recipe, weights = state["model"], state["preprocessing"], state["weights"]
         try:
-            target = resolve_target(section.get("_target_"), "model._target_")
-            if not (isinstance(target, type) and issubclass(target, nn.Module)):
-                raise ConfigError(f"model._target_ is {section['_target_']}, which is no network")
-            network: nn.Module = instantiate(section)
-            if not isinstance(getattr(network, "embedding_dim", None), int):
-                raise ConfigError(f"{section['_target_']} has no embedding_dim")
+            section = plain(section)
+            check_networks(section)
+            network = _network(section, weights, path)
             preprocessing = Preprocessing.from_description(recipe)
             rule = MatchRule.of_state(state["rule"])
-        except (ConfigError, DataError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+        except CheckpointError:
+            raise
+        except Exception as error:  # a network that is built meets whatever its section says
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"{path} cannot be used: {reason}") from None
         load_weights(network, weights, str(path))
         found = cls(
             network=network.to(device),
@@ -289,3 +294,23 @@ class Matcher:
     def _normalize(self) -> Normalize:
         recipe = self.preprocessing.config
         return Normalize(recipe.mean or (), recipe.std or ()).to(self.device)
+
+
+def _network(section: dict[str, Any], weights: Mapping[str, Any], path: Path) -> nn.Module:
+    """The network of a file, built after its shapes have been compared with those of the weights.
+
+    Raises:
+        ConfigError: if it is no network of embeddings.
+        CheckpointError: if the weights are another network's.
+    """
+    sketch: nn.Module | None = None
+    with suppress(Exception), torch.device("meta"):
+        # Without memory, of which a foreign file may ask for any amount. A network that needs values
+        # while it is built has no sketch; any other error comes again below.
+        sketch = instantiate(section)
+    if sketch is not None and hasattr(sketch, "embedding_dim"):
+        check_weights(sketch, weights, str(path))
+    network: nn.Module = instantiate(section)
+    if not isinstance(getattr(network, "embedding_dim", None), int):
+        raise ConfigError(f"{section['_target_']} has no embedding_dim")
+    return network

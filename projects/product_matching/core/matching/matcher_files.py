@@ -9,14 +9,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from common.config import find_run
+from common.config.targets import resolve_target
 from common.utils.checkpoint import load_checkpoint
 from common.utils.errors import CheckpointError, ConfigError
+from projects.product_matching.core.config import TARGET
 
 MATCHER = "matcher.pt"
 KIND = "product matcher"
 _FOLD = re.compile(r"fold_(\d{1,6})")
-_PROJECT = Path(__file__).resolve().parents[1]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def matcher_path(run: Path, fold: int) -> Path:
@@ -78,4 +82,33 @@ def read_matcher(path: Path, *, mmap: bool = False) -> dict[str, Any]:
                 f"{path} is no whole matcher: '{key}' is {type(state.get(key)).__name__}; write it "
                 "anew with run.py --resume"
             )
+    if isinstance(state["fold"], bool) or state["fold"] < 0:
+        raise CheckpointError(
+            f"{path} is no matcher: 'fold' is {state['fold']}, expected 0 or more"
+        )
     return state
+
+
+def check_networks(section: Any, key: str = "model") -> None:
+    """Every target in a network's section is a network; what else may be built has no place in one.
+
+    Args:
+        section: Plain values.
+        key: Of the section, for messages.
+
+    Raises:
+        ConfigError: naming the first target that is something else.
+    """
+    if isinstance(section, dict):
+        if TARGET in section:
+            target = resolve_target(section[TARGET], f"{key}.{TARGET}")
+            if not (isinstance(target, type) and issubclass(target, nn.Module)):
+                raise ConfigError(
+                    f"{key}.{TARGET} is {section[TARGET]}, which is no network; expected a class of "
+                    "modules such as common.models.EmbeddingNetwork"
+                )
+        for name, value in section.items():
+            check_networks(value, f"{key}.{name}")
+    elif isinstance(section, list):
+        for place, value in enumerate(section):
+            check_networks(value, f"{key}[{place}]")
