@@ -64,7 +64,8 @@ def run_session(
 
     Args:
         config: The session's.
-        context: Of the same configuration; ``context.resume`` is set for one that was begun.
+        context: Of the same configuration; ``context.resume`` is set for one that was begun: its
+            directory, or that of one of its folds.
         directory: Of a new session, which may get a number.
         stored: Called with the session's directory after every fold, and at the end.
 
@@ -76,6 +77,13 @@ def run_session(
             "product matching trains its folds one after the other in one process; with several "
             "processes start a command for each fold (folds.only=N)"
         )
+    if context.resume is not None:
+        if context.overrides:
+            raise ConfigError(
+                "a session is resumed with its own values, which all its folds share; got "
+                f"{' '.join(context.overrides)}"
+            )
+        config, context = _begun(config, context)
     items = read_items(config.data, config.dataloader.root, titles=config.text.mode != "none")
     if context.resume is None:
         dealt = deal(items, config)  # refuse what cannot be dealt before there is a directory
@@ -86,11 +94,6 @@ def run_session(
     else:
         dealt = None
         home = context.resume
-        if context.overrides:
-            raise ConfigError(
-                "a session is resumed with its own values, which all its folds share; got "
-                f"{' '.join(context.overrides)}"
-            )
     try:
         finished = _train_and_report(home, items, dealt, config, stored)
     except InputError:
@@ -100,6 +103,26 @@ def run_session(
         raise
     stored(home)
     return finished
+
+
+def _begun(config: Config, context: RunContext) -> tuple[Config, RunContext]:
+    """The configuration of the session that ``context.resume`` is, or is a fold of.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    assert context.resume is not None
+    if (context.resume / RECORD).is_file():
+        return config, context
+    home = context.resume.absolute().parent
+    if not (home / RECORD).is_file():
+        raise ConfigError(
+            f"--resume {context.resume}: there is no session (it holds no {RECORD}); give the directory "
+            f"that holds {RECORD} and the folds"
+        )
+    config, context = load_run_config(Config, home)
+    context.resume = home
+    return config, context
 
 
 def deal(items: Items, config: Config) -> Folds:
