@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
-from torch import Tensor
 
 from common.config import RunContext, load_run_config
 from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
@@ -32,7 +31,7 @@ from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
 from projects.product_matching.core.pictures import draw_fold, draw_session
 from projects.product_matching.core.report import write_report
-from projects.product_matching.core.text.titles import title_embeddings
+from projects.product_matching.core.text.titles import fit_titles, title_embeddings
 from projects.product_matching.core.training import FoldOutcome, read_outcome, train_fold
 
 RECORD, FOLDS = "session.json", "folds.json"
@@ -185,6 +184,9 @@ def _train_and_report(
         items, bad = readable(items, config, home)
         folds = _frozen(home / FOLDS, items, dealt, config)
         _check(folds, config)
+        trained = {n: items.subset(split(folds, n, config)[0]) for n in fold_numbers(config)}
+        if config.text.mode != "none":
+            fit_titles(config, trained, home)  # what is wrong with titles is found before training
         outcomes: dict[int, FoldOutcome] = {}
         for number in fold_numbers(config):
             outcomes[number] = _fold(home, items, folds, number)
@@ -194,7 +196,7 @@ def _train_and_report(
             stored(home)
         titles = None
         if config.text.mode != "none":
-            titles = _titles(config, items, folds, outcomes)
+            titles = {n: title_embeddings(home, n, each.items) for n, each in outcomes.items()}
         held_out = {number: outcome.items for number, outcome in outcomes.items()}
         images = {number: outcome.embeddings for number, outcome in outcomes.items()}
         judged = judge_folds(held_out, images, titles, config)
@@ -206,7 +208,6 @@ def _train_and_report(
             "unreadable": len(bad),
         }
         metrics = write_report(home, config, outcomes, judged, facts)
-        trained = {n: items.subset(split(folds, n, config)[0]) for n in outcomes}
         save_matchers(home, outcomes, trained, judged)
         if config.pictures.draw:
             draw_session(home, config, judged)
@@ -295,15 +296,3 @@ def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:
     return train_fold(
         config, context, train, held_out, directory=directory, asks_gallery=shares_labels
     )
-
-
-def _titles(
-    config: Config, items: Items, folds: Folds, outcomes: Mapping[int, FoldOutcome]
-) -> dict[int, Tensor]:
-    """Of each fold's held-out titles, by an encoder that was fitted to the others."""
-    return {
-        number: title_embeddings(
-            config, items.subset(split(folds, number, config)[0]), outcome.items, outcome.directory
-        )
-        for number, outcome in outcomes.items()
-    }

@@ -18,7 +18,7 @@ from common.data.folds import read_folds, write_folds
 from common.data.loaders import TensorLoader
 from common.testing.trials import TrialServer
 from common.training import Task
-from common.utils.errors import ConfigError, DataError, InterruptedRun
+from common.utils.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.items.items import read_items
 from projects.product_matching.core.matching.matcher import Matcher
@@ -241,6 +241,32 @@ def test_a_fold_that_cannot_be_judged_is_refused_before_it_is_trained(
     with pytest.raises(DataError, match=message):
         train(tmp_path / "session", f"data.csv={photos / 'items.csv'}", *words)
     assert not (tmp_path / "session").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "titled", "message"),
+    [
+        ((), False, "no title that fold 0 is trained on has a word"),
+        (("text.encoder=transformers", "text.model={}/none"), False, "fold 0 is trained on has a"),
+        (("text.encoder=transformers", "text.model={}/none"), True, "none"),
+    ],
+)
+def test_titles_of_which_nothing_can_be_made_are_refused_before_a_fold_is_trained(
+    tmp_path: Path, words: tuple[str, ...], titled: bool, message: str
+) -> None:
+    table = sessions.write_photos(tmp_path / "photos") / "items.csv"
+    if not titled:
+        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = [lines[0], *(line.rsplit(",", 1)[0] + "," for line in lines[1:])]
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        (tmp_path / "none").mkdir()  # a folder that holds no model
+        pytest.importorskip("transformers")
+    given = [word.format(tmp_path) for word in words]
+    home = tmp_path / "session"
+    with pytest.raises((DataError, CheckpointError), match=message):
+        train(home, f"data.csv={table}", "text.mode=union", *given)
+    assert not list(home.glob("fold_*"))
 
 
 def test_a_union_over_a_single_fold_with_one_candidate_ends(tmp_path: Path) -> None:
