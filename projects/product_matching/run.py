@@ -23,6 +23,7 @@ def run(config: Config, context: RunContext) -> float:
     finished = run_session(config, context, place.directory, place.store)
     sys.stdout.write(f"{summary_table(finished.metrics)}\n")
     sys.stdout.write(f"report: {finished.directory / 'report.md'}\n")
+    place.finish(finished.directory)  # after what is printed: a copy that fails ends the command
     source = list(finished.judged.values())[-1]
     return source.pooled["f_score"]
 

@@ -66,7 +66,7 @@ def run_session(
         context: Of the same configuration; ``context.resume`` is set for one that was begun: its
             directory, or that of one of its folds.
         directory: Of a new session, which may get a number.
-        stored: Called with the session's directory after every fold, and at the end.
+        stored: Called with the session's directory after every fold.
 
     Raises:
         ConfigError, DataError, CheckpointError, FaultError: see the parts.
@@ -100,7 +100,6 @@ def run_session(
         if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
             shutil.rmtree(home)
         raise
-    stored(home)
     return finished
 
 
