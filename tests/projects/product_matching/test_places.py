@@ -1,5 +1,7 @@
 """Where sessions go: a folder, or a copy in a bucket of a server that speaks S3."""
 
+import re
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -143,6 +145,8 @@ def test_a_session_that_cannot_be_copied_at_its_end_fails_and_is_whole(
     monkeypatch.setattr(RemoteCopy, "_open", refuses)
     monkeypatch.setattr("projects.product_matching.core.places.get_outputs_dir", lambda: tmp_path)
     photos = write_photos(tmp_path / "photos")
+    (photos / "lone").mkdir()
+    shutil.copy(photos / "p0" / "0.png", photos / "lone")
     few = ("pictures.draw=false", "trainer.max_steps=2", "output_dir=memory://runs")
     small = [word for word in SMALL if not word.startswith("trainer.max_steps")]
     config, context = composed(*small, f"data.folder={photos}", *few)
@@ -151,8 +155,11 @@ def test_a_session_that_cannot_be_copied_at_its_end_fails_and_is_whole(
     assert caught.value.code == 1
     shown = capsys.readouterr()
     assert "report: " in shown.out
+    (line,) = [line for line in shown.err.splitlines() if "1 of 9 labels has one item" in line]
+    assert re.match(r"\d\d:\d\d:\d\d WARNING ", line)  # as all lines, not as loguru's own
+    (report,) = tmp_path.glob("product_matching/*/report.md")
+    assert "1 label has one item, which" in report.read_text(encoding="utf-8")
     assert shown.err.splitlines()[-1].count("cannot copy to memory://runs: no route") == 1
-    assert len(list(tmp_path.glob("product_matching/*/report.md"))) == 1
 
 
 @pytest.mark.parametrize(
