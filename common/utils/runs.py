@@ -55,6 +55,8 @@ class Run:
 
     Attributes:
         resume_from: The checkpoint to go on from, if the run is resumed.
+        part_of: The directory that ``--resume`` goes on with, where it is not the run's own: that of
+            the session which this run is a part of.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Run:
         self._seed = seed
         self._is_owner = is_owner
         self.resume_from: Path | None = None
+        self.part_of: Path | None = None
         self._lock: int | None = None
         self._started = 0.0
         self._record: dict[str, Any] = {}
@@ -174,7 +177,8 @@ class Run:
         else:  # an installed command, such as ml-train
             program = shlex.quote(script.name)
             launcher = f"{launcher} --no-python" if count > 1 else ""
-        return f"{launcher} {program} --resume {shlex.quote(str(self.directory))}".lstrip()
+        whole = self.part_of or self.directory
+        return f"{launcher} {program} --resume {shlex.quote(str(whole))}".lstrip()
 
     def __enter__(self) -> Self:
         if not self._is_owner:

@@ -101,6 +101,9 @@ def test_the_command_to_resume_can_be_pasted(
 ) -> None:
     run = Run(tmp_path / "with a space")
     assert run.resume_command().endswith(f"--resume '{tmp_path}/with a space'")
+    part = Run(tmp_path / "whole" / "part")
+    part.part_of = tmp_path / "whole"
+    assert part.resume_command().endswith(f"--resume {tmp_path}/whole")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run.resume_command().startswith("torchrun --standalone --nproc-per-node 2 ")
 

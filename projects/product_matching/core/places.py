@@ -2,13 +2,14 @@
 
 A session is always made on this machine. With ``output_dir=s3://bucket/prefix`` (or another address that
 fsspec knows) what has changed is copied there after every fold and at the end. A copy that fails is one
-line, and the session stays whole here; resuming it copies again.
+line, and the session stays whole here; resuming it copies again. The command fails only with the last.
 """
 
 import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,9 +26,9 @@ from common.utils.runs import slug
 from projects.product_matching.core.config import Config
 
 COPIED = "copied.json"
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
-_PROTOCOLS = ("s3", "memory")
+_ADDRESS = re.compile(r"(s3|memory)://[^/\s][^\s]*")  # with a bucket
 _SKIPPED = ("owner.lock", COPIED)
+_PASSING = (".tmp-", "titles_")  # what names begin with that do not stay
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Place:
     Attributes:
         directory: On this machine.
         store: Copies what has changed; does nothing without a remote address.
+        finish: The same for a session that has ended; raises ``FaultError`` if the copy fails.
     """
 
     directory: Path
     store: Callable[[Path], None]
+    finish: Callable[[Path], None]
 
 
 def open_place(config: Config, context: RunContext) -> Place:
@@ -56,10 +59,10 @@ def open_place(config: Config, context: RunContext) -> Place:
     own = get_outputs_dir() / "product_matching"
     address = config.output_dir
     if address is None:
-        return Place(own / name, lambda home: None)
-    if (found := _ADDRESS.fullmatch(address)) is None:
-        return Place(Path(address).expanduser() / name, lambda home: None)
-    if found[1] not in _PROTOCOLS:
+        return Place(own / name, _nothing, _nothing)
+    if "://" not in address:
+        return Place(Path(address).expanduser() / name, _nothing, _nothing)
+    if _ADDRESS.fullmatch(address) is None:
         raise ConfigError(
             f"output_dir is '{_without_secrets(address)}'; expected a folder, or s3://bucket/prefix"
         )
@@ -68,7 +71,7 @@ def open_place(config: Config, context: RunContext) -> Place:
             "output_dir holds an '@'; give no name and no password in the address, but AWS_* variables"
         )
     copy = RemoteCopy(address)
-    return Place(own / name, copy.store)
+    return Place(own / name, copy.store, copy.finish)
 
 
 class RemoteCopy:
@@ -96,13 +99,23 @@ class RemoteCopy:
     def store(self, home: Path) -> None:
         """Copy what has changed since the last copy; a failure is said in one line."""
         try:
+            self.finish(home)
+        except FaultError as error:
+            logger.error(str(error))
+
+    def finish(self, home: Path) -> None:
+        """Copy what has changed since the last copy.
+
+        Raises:
+            FaultError: if the remote place cannot be written.
+        """
+        try:
             count = self.copy(home)
         except FaultError as error:
-            logger.error(
+            raise FaultError(
                 f"{error}; the session in {home} is whole: resume it to copy it again "
-                f"(--resume {home})"
-            )
-            return
+                f"(--resume {shlex.quote(str(home))})"
+            ) from None
         logger.info(f"copied {count:,} files to {self.address}/{home.name}")
 
     def copy(self, home: Path) -> int:
@@ -148,9 +161,13 @@ class RemoteCopy:
             return {}
 
 
+def _nothing(home: Path) -> None:
+    """A session that is nowhere else is not copied."""
+
+
 def _files(home: Path) -> list[Path]:
     found = (path for path in home.rglob("*") if path.is_file() and not path.is_symlink())
-    return sorted(p for p in found if p.name not in _SKIPPED and not p.name.startswith(".tmp-"))
+    return sorted(p for p in found if p.name not in _SKIPPED and not p.name.startswith(_PASSING))
 
 
 def _digest(path: Path) -> str:

@@ -140,11 +140,12 @@ def _markdown(
     metrics: Mapping[str, Any],
 ) -> str:
     data = metrics["data"]
+    alone = f"{data['alone']:,} {'label has' if data['alone'] == 1 else 'labels have'}"
     lines = [
         "# Product matching",
         "",
         f"{data['origin']}: {data['items']:,} items, {data['labels']:,} labels; "
-        f"{data['alone']:,} labels have one item, which has no match to find; "
+        f"{alone} one item, which has no match to find; "
         f"{data['unreadable']:,} images could not be read.",
         "",
         "Every number is of items that the network has not seen, at a threshold (in units of the "

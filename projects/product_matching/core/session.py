@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
-from torch import Tensor
 
 from common.config import RunContext, load_run_config
 from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
@@ -32,7 +31,7 @@ from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
 from projects.product_matching.core.pictures import draw_fold, draw_session
 from projects.product_matching.core.report import write_report
-from projects.product_matching.core.text.titles import title_embeddings
+from projects.product_matching.core.text.titles import fit_titles, title_embeddings
 from projects.product_matching.core.training import FoldOutcome, read_outcome, train_fold
 
 RECORD, FOLDS = "session.json", "folds.json"
@@ -64,9 +63,10 @@ def run_session(
 
     Args:
         config: The session's.
-        context: Of the same configuration; ``context.resume`` is set for one that was begun.
+        context: Of the same configuration; ``context.resume`` is set for one that was begun: its
+            directory, or that of one of its folds.
         directory: Of a new session, which may get a number.
-        stored: Called with the session's directory after every fold, and at the end.
+        stored: Called with the session's directory after every fold.
 
     Raises:
         ConfigError, DataError, CheckpointError, FaultError: see the parts.
@@ -76,6 +76,13 @@ def run_session(
             "product matching trains its folds one after the other in one process; with several "
             "processes start a command for each fold (folds.only=N)"
         )
+    if context.resume is not None:
+        if context.overrides:
+            raise ConfigError(
+                "a session is resumed with its own values, which all its folds share; got "
+                f"{' '.join(context.overrides)}"
+            )
+        config, context = _begun(config, context)
     items = read_items(config.data, config.dataloader.root, titles=config.text.mode != "none")
     if context.resume is None:
         dealt = deal(items, config)  # refuse what cannot be dealt before there is a directory
@@ -86,11 +93,6 @@ def run_session(
     else:
         dealt = None
         home = context.resume
-        if context.overrides:
-            raise ConfigError(
-                "a session is resumed with its own values, which all its folds share; got "
-                f"{' '.join(context.overrides)}"
-            )
     try:
         finished = _train_and_report(home, items, dealt, config, stored)
     except InputError:
@@ -98,8 +100,27 @@ def run_session(
         if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
             shutil.rmtree(home)
         raise
-    stored(home)
     return finished
+
+
+def _begun(config: Config, context: RunContext) -> tuple[Config, RunContext]:
+    """The configuration of the session that ``context.resume`` is, or is a fold of.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    assert context.resume is not None
+    if (context.resume / RECORD).is_file():
+        return config, context
+    home = context.resume.absolute().parent
+    if not (home / RECORD).is_file():
+        raise ConfigError(
+            f"--resume {context.resume}: there is no session (it holds no {RECORD}); give the directory "
+            f"that holds {RECORD} and the folds"
+        )
+    config, context = load_run_config(Config, home)
+    context.resume = home
+    return config, context
 
 
 def deal(items: Items, config: Config) -> Folds:
@@ -162,6 +183,9 @@ def _train_and_report(
         items, bad = readable(items, config, home)
         folds = _frozen(home / FOLDS, items, dealt, config)
         _check(folds, config)
+        trained = {n: items.subset(split(folds, n, config)[0]) for n in fold_numbers(config)}
+        if config.text.mode != "none":
+            fit_titles(config, trained, home)  # what is wrong with titles is found before training
         outcomes: dict[int, FoldOutcome] = {}
         for number in fold_numbers(config):
             outcomes[number] = _fold(home, items, folds, number)
@@ -171,7 +195,7 @@ def _train_and_report(
             stored(home)
         titles = None
         if config.text.mode != "none":
-            titles = _titles(config, items, folds, outcomes)
+            titles = {n: title_embeddings(home, n, each.items) for n, each in outcomes.items()}
         held_out = {number: outcome.items for number, outcome in outcomes.items()}
         images = {number: outcome.embeddings for number, outcome in outcomes.items()}
         judged = judge_folds(held_out, images, titles, config)
@@ -183,7 +207,6 @@ def _train_and_report(
             "unreadable": len(bad),
         }
         metrics = write_report(home, config, outcomes, judged, facts)
-        trained = {n: items.subset(split(folds, n, config)[0]) for n in outcomes}
         save_matchers(home, outcomes, trained, judged)
         if config.pictures.draw:
             draw_session(home, config, judged)
@@ -272,15 +295,3 @@ def _fold(home: Path, items: Items, folds: Folds, number: int) -> FoldOutcome:
     return train_fold(
         config, context, train, held_out, directory=directory, asks_gallery=shares_labels
     )
-
-
-def _titles(
-    config: Config, items: Items, folds: Folds, outcomes: Mapping[int, FoldOutcome]
-) -> dict[int, Tensor]:
-    """Of each fold's held-out titles, by an encoder that was fitted to the others."""
-    return {
-        number: title_embeddings(
-            config, items.subset(split(folds, number, config)[0]), outcome.items, outcome.directory
-        )
-        for number, outcome in outcomes.items()
-    }

@@ -85,6 +85,7 @@ def train_fold(
         seed=config.seed, optim=config.optimizer, schedule=config.scheduler, trainer=config.trainer
     )
     with OWN_NAMES.used(), open_run(experiment, context, directory=directory) as run:
+        run.part_of = run.directory.parent
         images = fold_images(config, context, train, held_out)
         task = build_task(config, has_weights=run.resume_from is not None)
         trainer = fit(

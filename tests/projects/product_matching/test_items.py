@@ -91,7 +91,7 @@ def test_a_link_within_a_folder_is_no_second_item(tmp_path: Path) -> None:
 def test_a_label_with_one_item_is_allowed_and_counted(tmp_path: Path, logged: list[str]) -> None:
     config = _csv(tmp_path, "image,label\na.png,x\nb.png,x\nc.png,y\n")
     assert read_items(config).alone == 1
-    assert any("1 of 2 labels have one item" in line for line in logged)
+    assert any("1 of 2 labels has one item" in line for line in logged)
     config.min_per_label = 2
     with pytest.raises(DataError, match="all 2 items have the label 'x'"):
         read_items(config)

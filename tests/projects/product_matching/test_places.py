@@ -1,5 +1,7 @@
 """Where sessions go: a folder, or a copy in a bucket of a server that speaks S3."""
 
+import re
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -8,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from common.utils.errors import ConfigError
+from common.utils.errors import ConfigError, FaultError, exit_on_error
 from projects.product_matching.core.places import COPIED, RemoteCopy, open_place
-from tests.projects.product_matching.sessions import composed, train, write_photos
+from projects.product_matching.run import run
+from tests.projects.product_matching.sessions import SMALL, composed, train, write_photos
 
 SECRET = "a-secret-nobody-should-read"
 
@@ -81,6 +84,7 @@ def test_a_session_is_in_the_bucket_after_every_fold(bucket: Any, tmp_path: Path
     home = tmp_path / "session"
     words = (f"data.folder={photos}", "pictures.draw=false", "trainer.max_steps=2")
     train(home, *words, stored=store)
+    store(home)
     first, second, end = after
     assert "fold_0/embeddings.safetensors" in first
     assert not any(path.startswith("fold_1/") for path in first)
@@ -101,6 +105,8 @@ def test_a_copy_that_fails_is_one_line_and_the_next_one_makes_up_for_it(
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
             patch.setenv("AWS_MAX_ATTEMPTS", "1")
             RemoteCopy(address).store(home)
+            with pytest.raises(FaultError, match=rf"cannot copy .*--resume {home}\)$"):
+                RemoteCopy(address).finish(home)
     (line,) = [line for line in logged if "cannot copy" in line]
     assert "\n" not in line
     assert f"--resume {home}" in line
@@ -130,10 +136,40 @@ def test_a_folder_is_where_sessions_are_made(tmp_path: Path) -> None:
     assert place.directory.name.endswith("_seed=3")
 
 
+def test_a_session_that_cannot_be_copied_at_its_end_fails_and_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(self: RemoteCopy) -> Any:
+        raise OSError("no route")
+
+    monkeypatch.setattr(RemoteCopy, "_open", refuses)
+    monkeypatch.setattr("projects.product_matching.core.places.get_outputs_dir", lambda: tmp_path)
+    photos = write_photos(tmp_path / "photos")
+    (photos / "lone").mkdir()
+    shutil.copy(photos / "p0" / "0.png", photos / "lone")
+    few = ("pictures.draw=false", "trainer.max_steps=2", "output_dir=memory://runs")
+    small = [word for word in SMALL if not word.startswith("trainer.max_steps")]
+    config, context = composed(*small, f"data.folder={photos}", *few)
+    with pytest.raises(SystemExit) as caught, exit_on_error():
+        run(config, context)
+    assert caught.value.code == 1
+    shown = capsys.readouterr()
+    assert "report: " in shown.out
+    (line,) = [line for line in shown.err.splitlines() if "1 of 9 labels has one item" in line]
+    assert re.match(r"\d\d:\d\d:\d\d WARNING ", line)  # as all lines, not as loguru's own
+    (report,) = tmp_path.glob("product_matching/*/report.md")
+    assert "1 label has one item, which" in report.read_text(encoding="utf-8")
+    assert shown.err.splitlines()[-1].count("cannot copy to memory://runs: no route") == 1
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
         ("ftp://host/place", "expected a folder, or s3://bucket/prefix"),
+        ("s3://", "expected a folder, or s3://bucket/prefix"),
+        ("s3:///prefix", "expected a folder, or s3://bucket/prefix"),
+        ("S3://bucket/prefix", "expected a folder, or s3://bucket/prefix"),
+        ("://bucket", "expected a folder, or s3://bucket/prefix"),
         ("s3://me:password@bucket/runs", "no password in the address"),
     ],
 )

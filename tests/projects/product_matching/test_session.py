@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from common.data.folds import read_folds, write_folds
 from common.data.loaders import TensorLoader
 from common.testing.trials import TrialServer
 from common.training import Task
-from common.utils.errors import ConfigError, DataError
+from common.utils.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.items.items import read_items
 from projects.product_matching.core.matching.matcher import Matcher
+from projects.product_matching.core.pooling_log import PoolingLog
 from projects.product_matching.core.session import deal, run_session
 from projects.product_matching.core.training import embed
 from tests.projects.product_matching import sessions
@@ -166,6 +168,35 @@ def test_a_resumed_session_refuses_other_data_and_other_values(tmp_path: Path) -
         run_session(config, context, home)
 
 
+def test_what_a_stopped_fold_says_to_type_goes_on_with_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = sessions.write_photos(tmp_path / "photos")
+    home = tmp_path / "session"
+
+    def stop(self: PoolingLog, trainer: Any, record: dict[str, Any]) -> None:
+        trainer.request.signal_number = signal.SIGINT
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PoolingLog, "on_log", stop)
+        with pytest.raises(InterruptedRun, match=rf"--resume {home}$"):
+            train(home, f"data.folder={photos}", "pictures.draw=false", "trainer.max_steps=2")
+    sessions.resume(str(home / "fold_0"))  # what was typed from its log, perhaps
+    assert (home / "report.md").is_file()
+    assert (home / "fold_1" / "fold.json").is_file()
+    assert not (home / "fold_0" / "folds.json").exists()
+
+
+def test_a_directory_without_a_session_is_not_resumed(tmp_path: Path) -> None:
+    _, done = sessions.finished()
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    shutil.copy(done.directory / "fold_0" / "config.yaml", lone)
+    with pytest.raises(ConfigError, match=r"lone: there is no session .*session\.json"):
+        sessions.resume(str(lone))
+    assert [path.name for path in lone.iterdir()] == ["config.yaml"]
+
+
 def test_given_splits_make_one_fold_that_asks_what_was_trained_on(tmp_path: Path) -> None:
     words = ["folds.kind=given", "folds.query=test", "data.splits=[train,test]"]
     config, _ = composed(*words)
@@ -210,6 +241,32 @@ def test_a_fold_that_cannot_be_judged_is_refused_before_it_is_trained(
     with pytest.raises(DataError, match=message):
         train(tmp_path / "session", f"data.csv={photos / 'items.csv'}", *words)
     assert not (tmp_path / "session").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "titled", "message"),
+    [
+        ((), False, "no title that fold 0 is trained on has a word"),
+        (("text.encoder=transformers", "text.model={}/none"), False, "fold 0 is trained on has a"),
+        (("text.encoder=transformers", "text.model={}/none"), True, "none"),
+    ],
+)
+def test_titles_of_which_nothing_can_be_made_are_refused_before_a_fold_is_trained(
+    tmp_path: Path, words: tuple[str, ...], titled: bool, message: str
+) -> None:
+    table = sessions.write_photos(tmp_path / "photos") / "items.csv"
+    if not titled:
+        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = [lines[0], *(line.rsplit(",", 1)[0] + "," for line in lines[1:])]
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        (tmp_path / "none").mkdir()  # a folder that holds no model
+        pytest.importorskip("transformers")
+    given = [word.format(tmp_path) for word in words]
+    home = tmp_path / "session"
+    with pytest.raises((DataError, CheckpointError), match=message):
+        train(home, f"data.csv={table}", "text.mode=union", *given)
+    assert not list(home.glob("fold_*"))
 
 
 def test_a_union_over_a_single_fold_with_one_candidate_ends(tmp_path: Path) -> None:

@@ -222,8 +222,9 @@ def _checked(items: Items, least: int) -> Items:
             "to learn or to find; is the column of labels the right one?"
         )
     if items.alone:
+        have = "has" if items.alone == 1 else "have"
         logger.warning(
-            f"{items.origin}: {items.alone:,} of {len(set(items.labels)):,} labels have one item, "
+            f"{items.origin}: {items.alone:,} of {len(set(items.labels)):,} labels {have} one item, "
             "which has no match to find"
         )
     return items
