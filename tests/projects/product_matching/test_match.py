@@ -176,6 +176,26 @@ def test_what_cannot_be_read_is_listed_or_stops(run: Run, place: Path, tmp_path:
     assert re.search(r"error: --query: .*cut.jpg", said)
 
 
+def test_a_used_folder_holds_what_the_last_call_wrote(run: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "few", tmp_path / "out"
+    files = write_products(folder, 5)
+    cut = folder / "cut.jpg"
+    cut.write_bytes(b"\xff\xd8\xff")
+    words = ["--run", "run", "--images", str(folder), "--out", str(out)]
+    assert run(*words, "--query", str(files[0]))[0] == 0
+    assert {file.name for file in out.iterdir()} == {
+        "matches.csv",
+        "matches.unreadable.csv",
+        "neighbors.png",
+    }
+    others = {"neighbors_mine.png", "notes.txt"}
+    for name in (*others, "neighbors_2.png"):
+        (out / name).write_bytes(b"")
+    cut.unlink()
+    assert run(*words)[0] == 0
+    assert {file.name for file in out.iterdir()} == {"matches.csv", *others}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [

@@ -36,6 +36,7 @@ from projects.product_matching.core.matching.matcher import Matcher
 from projects.product_matching.core.matching.query_results import (
     QueryResult,
     draw_results,
+    remove_sheets,
     show_results,
 )
 
@@ -116,7 +117,9 @@ def match_folder(options: MatchOptions) -> None:
     _write(out, files, found.matches, unreadable)
     criterion = _criterion(rule, titles is not None)
     ordered = [results[file] for file in asked]
-    draw_results(ordered, out, criterion)  # first: who reads the lines may not read them all
+    sheets = draw_results(ordered, out, criterion)  # first: who reads may not read all lines
+    with explained_write(out):
+        remove_sheets(out, sheets)
     _tell(matcher, rule, found, len(files), unreadable, titles is not None)
     show_results(ordered, criterion)
     sys.stdout.write(f"written: {show_path(out)}\n")
@@ -216,9 +219,13 @@ def _write(
     rows = match_rows(matches, [str(file) for file in files])
     shown = ((image, match, f"{score:.6g}") for image, match, score in rows)
     _write_csv(out / "matches.csv", ("image", "match", "score"), shown)
+    listed = out / "matches.unreadable.csv"
     if unreadable:
         reasons = ((str(file), reason) for file, reason in unreadable.items())
-        _write_csv(out / "matches.unreadable.csv", ("image", "reason"), reasons)
+        _write_csv(listed, ("image", "reason"), reasons)
+    else:
+        with explained_write(listed):
+            listed.unlink(missing_ok=True)  # of an earlier call
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
