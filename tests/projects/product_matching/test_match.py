@@ -176,6 +176,20 @@ def test_what_cannot_be_read_is_listed_or_stops(run: Run, place: Path, tmp_path:
     assert re.search(r"error: --query: .*cut.jpg", said)
 
 
+def test_a_query_elsewhere_that_cannot_be_read_is_refused_before_the_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, embedded = tmp_path / "cut.jpg", list[int]()
+    cut.write_bytes(b"\xff\xd8\xff")
+    before = Matcher.embed_pixels
+    monkeypatch.setattr(
+        Matcher, "embed_pixels", lambda m, images: embedded.append(1) or before(m, images)
+    )
+    code, told, said = run("--run", "run", "--images", "photos", "--query", str(cut))
+    assert (code, told, embedded) == (2, "", [])
+    assert re.fullmatch(r"error: --query: .*cut\.jpg.*\n", said)
+
+
 def test_a_used_folder_holds_what_the_last_call_wrote(run: Run, tmp_path: Path) -> None:
     folder, out = tmp_path / "few", tmp_path / "out"
     files = write_products(folder, 5)

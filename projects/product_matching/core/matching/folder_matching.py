@@ -93,12 +93,19 @@ def match_folder(options: MatchOptions) -> None:
     if options.titles is not None:
         encoder = matcher.text_encoder  # refused before an hour of images
         titles = _titles(options.titles, [*listed, *asked])
+    within = {image_name(file) for file in listed}
+    outside = [file for file in asked if image_name(file) not in within]
+    try:  # those few first: one that cannot be read is refused before an hour of images
+        asking = matcher.embed(outside, options.batch_size, options.workers)
+    except DataError as error:
+        raise DataError(f"--query: {error}") from None
     files, images, unreadable = _embedded(matcher, listed, options)
     if len(files) < 2:
         raise DataError(f"{len(files)} of {len(listed)} images can be read; expected at least two")
+    reasons = {image_name(file): reason for file, reason in unreadable.items()}
     for file in asked:
-        if file in unreadable:
-            raise DataError(f"--query: {unreadable[file]}")
+        if image_name(file) in reasons:
+            raise DataError(f"--query: {reasons[image_name(file)]}")
     rows = {image_name(file): row for row, file in enumerate(files)}
     items = Rows(images)
     if titles is not None:
@@ -106,8 +113,8 @@ def match_folder(options: MatchOptions) -> None:
     found = rule.matches(items, k=max(_BEGIN, options.k))
     inside = {file: rows[image_name(file)] for file in asked if image_name(file) in rows}
     results = _results(found, inside, files, options.k)
-    if outside := [file for file in asked if file not in inside]:
-        queries = Rows(matcher.embed(outside, options.batch_size, options.workers))
+    if outside:
+        queries = Rows(asking)
         if titles is not None:
             texts = encoder.encode([titles[image_name(file)] for file in outside])
             queries = Rows(queries.image, texts)
