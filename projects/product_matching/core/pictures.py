@@ -46,7 +46,8 @@ def draw_fold(outcome: FoldOutcome, config: Config) -> None:
     title = f"{len(items):,} items that the network has not seen"
     path, most = plots / "embedding_map.png", config.pictures.points
     _drawn(plot_embedding_map, outcome.embeddings, items.labels, path, title, most=most)
-    if any(P in record for record in read_history(outcome.directory)):
+    # One position has the same mean for every p: there is nothing to learn, and nothing to see.
+    if len({record[P] for record in read_history(outcome.directory) if P in record}) > 1:
         _drawn(plot_training_curves, outcome.directory, plots / f"{P}.png", [P])
     _drawn(_draw_attention, outcome, plots / "attention.png")
 

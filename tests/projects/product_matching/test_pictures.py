@@ -1,5 +1,6 @@
 """What the pictures of a session say of its numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from common.visualization import plot_threshold_curve
 from projects.product_matching.core import pictures
 from projects.product_matching.core.evaluation import IMAGE, judge_folds
 from projects.product_matching.core.items.items import Items
+from projects.product_matching.core.training import FoldOutcome
 from tests.projects.product_matching.sessions import composed
 
 
@@ -25,6 +27,20 @@ def _embeddings(seed: int, labels: int = 12, each: int = 4) -> torch.Tensor:
     centers = torch.randn(labels, 8, generator=generator).repeat_interleave(each, 0)
     rows = centers + 0.6 * torch.randn(len(centers), 8, generator=generator)
     return torch.nn.functional.normalize(rows)
+
+
+@pytest.mark.parametrize(("values", "is_drawn"), [([3.0, 3.0, 3.0], False), ([3.0, 3.01], True)])
+def test_a_p_that_never_moved_is_not_drawn(
+    values: list[float], is_drawn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"step": step, "gem_p": value} for step, value in enumerate(values, start=1)]
+    lines = [json.dumps(record) for record in records]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(pictures, "_draw_attention", lambda *_: None)
+    outcome = FoldOutcome(tmp_path, _items(0), _embeddings(0), {}, {})
+    pictures.draw_fold(outcome, composed()[0])
+    assert (tmp_path / "plots" / "embedding_map.png").is_file()
+    assert (tmp_path / "plots" / "gem_p.png").is_file() == is_drawn
 
 
 @pytest.mark.parametrize("folds", [[2], [0, 1]])
