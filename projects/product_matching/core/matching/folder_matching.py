@@ -139,6 +139,8 @@ def _rule(matcher: Matcher, options: MatchOptions) -> MatchRule:
         rule = replace(rule, text=None)
     if given is None:
         return rule
+    if not -1.0 <= given <= 1.0:
+        raise ConfigError(f"--threshold is {given:g}; expected a {rule.units}, from -1 to 1")
     if rule.text is None:
         return replace(rule, threshold=given)
     if rule.text.mode == "union":
