@@ -29,6 +29,7 @@ from projects.product_matching.core.evaluation import SourceMatches, judge_folds
 from projects.product_matching.core.items.images import readable
 from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
+from projects.product_matching.core.network import warn_of_lone_images
 from projects.product_matching.core.pictures import draw_fold, draw_session
 from projects.product_matching.core.report import write_report
 from projects.product_matching.core.text.titles import title_embeddings
@@ -151,6 +152,7 @@ def _train_and_report(
         items, bad = readable(items, config, home)
         folds = _frozen(home / FOLDS, items, config)
         _check(folds, config)
+        warn_of_lone_images(config)
         outcomes: dict[int, FoldOutcome] = {}
         for number in fold_numbers(config):
             outcomes[number] = _fold(home, items, folds, number)
