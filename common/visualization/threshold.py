@@ -58,6 +58,7 @@ def plot_threshold_curve(
     precision: "ArrayLike | None" = None,
     recall: "ArrayLike | None" = None,
     unit: str = "cosine similarity",
+    mark: str = "chosen",
 ) -> "Figure":
     """Draw the mean F over every threshold, with the chosen one marked on each curve.
 
@@ -72,6 +73,7 @@ def plot_threshold_curve(
         precision: ``(T,)``, at the thresholds of the first curve.
         recall: Likewise.
         unit: What a threshold is: a cosine, or minus a squared distance.
+        mark: What the threshold is called at its line.
 
     Raises:
         DataError: if there is no curve, one is empty, not finite or does not fall in its thresholds,
@@ -116,7 +118,7 @@ def plot_threshold_curve(
             )
         if exact_above > low:
             _shade(axis, low - room, min(exact_above, high + room), exact_above)
-        _mark_chosen(axis, chosen, (chosen - low + room) / (high - low + 2 * room))
+        _mark_chosen(axis, chosen, (chosen - low + room) / (high - low + 2 * room), mark)
         axis.set_xlabel(drawable([f"threshold ({unit})"])[0], fontfamily=font_families([unit]))
         axis.set_ylabel("mean over queries" if further else f"mean F{beta:g} of the queries")
         legend = axis.legend(
@@ -223,12 +225,12 @@ def _shade(axis: "Axes", left: float, right: float, exact_above: float) -> None:
     )
 
 
-def _mark_chosen(axis: "Axes", chosen: float, share: float) -> None:
+def _mark_chosen(axis: "Axes", chosen: float, share: float, mark: str) -> None:
     """A line through all curves, named above the frame where no curve runs."""
     axis.axvline(chosen, color="#222222", linewidth=1.0, linestyle="--", zorder=3)
     side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
     axis.annotate(
-        f"chosen: {chosen:.4g}",
+        f"{drawable([mark])[0]}: {chosen:.4g}",
         (chosen, 1.0),
         (0, 3),
         xycoords=("data", "axes fraction"),

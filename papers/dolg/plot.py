@@ -62,9 +62,9 @@ def main() -> None:
             )
         data = build_data(config, context)
         task = restore_task(build_task(config, starts=False), data.info, config, context)
-        tensors = data.test.tensors
-        images = tensors["image"][: arguments.count]
-        captions = [(f"class {int(label)}",) for label in tensors["label"][: arguments.count]]
+        images = data.test.tensors["image"][: arguments.count]
+        # The names of the test split's classes are not kept, and its numbers are no names.
+        captions = [(f"test image {row}",) for row in range(1, len(images) + 1)]
         maps = attention_maps(task, images)
         plot_image_attention(list(images), list(maps), captions, out)
         sys.stdout.write(f"{out}\n")

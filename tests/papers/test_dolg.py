@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from common.config import RunContext, compose, load_run_config
 from common.data.info import DatasetInfo
 from common.models import DOLG
 from common.utils.errors import ConfigError
+from common.visualization import plot_image_attention
 from papers.arcface.model import LossConfig
 from papers.dolg import train as paper
 from papers.dolg.evaluate import evaluate
@@ -185,7 +187,16 @@ def test_the_commands_agree(
     assert {"baseline/raw_pixels", "baseline/untrained"} <= set(recorded)
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["plot", "--count", "3"])
+    captions = list[Any]()
+    monkeypatch.setattr(
+        "papers.dolg.plot.plot_image_attention",
+        lambda images, maps, names, out: (
+            captions.extend(names),
+            plot_image_attention(images, maps, names, out),
+        ),
+    )
     draw()
+    assert captions == [("test image 1",), ("test image 2",), ("test image 3",)]
     picture = Path(capsys.readouterr().out.strip())
     assert picture == run / "plots" / "attention.png"
     assert picture.stat().st_size > 5_000

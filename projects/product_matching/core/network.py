@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loguru import logger
 from torch import nn
 
 from common.config import RunContext, Source, instantiate
@@ -22,6 +23,7 @@ from projects.product_matching.core.config import TARGET, Config
 from projects.product_matching.core.matching.matcher_files import check_networks
 
 EMBEDDING_DIM = "embedding_dim"
+_PAIR_LOSSES = ("SupervisedNTXentLoss", "MultiSimilarityLoss", "TripletMarginLoss")
 
 
 def build_task(config: Config, *, has_weights: bool) -> EmbeddingTask:
@@ -99,6 +101,16 @@ def fill_sections(
 def has_subcenters(loss: nn.Module) -> bool:
     """Whether the loss gives classes several centres, so that it can tell what is mislabelled."""
     return isinstance(loss, AngularMarginHead) and loss.num_centers > 1
+
+
+def warn_of_lone_images(config: Config) -> None:
+    """Say that a loss finds its pairs in the batch, and batches have none but by chance."""
+    name = str(config.loss[TARGET]).rpartition(".")[2]
+    if name in _PAIR_LOSSES and config.data.per_class < 2:
+        logger.warning(
+            f"{name} finds its pairs in the batch, and data.per_class is {config.data.per_class}: "
+            "most images may have none; set data.per_class=4 or another divisor of data.batch_size"
+        )
 
 
 def published_statistics(

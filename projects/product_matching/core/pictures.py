@@ -25,7 +25,7 @@ from common.visualization import (
 from common.visualization.curves import read_history
 from projects.product_matching.core.config import Config
 from projects.product_matching.core.evaluation import FoldMatches, SourceMatches, numbered
-from projects.product_matching.core.matching.thresholds import hits_of
+from projects.product_matching.core.matching.thresholds import HALVES, ITSELF, hits_of
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.pooling_log import P
 from projects.product_matching.core.training import FoldOutcome
@@ -45,7 +45,8 @@ def draw_fold(outcome: FoldOutcome, config: Config) -> None:
     title = f"{len(items):,} items that the network has not seen"
     path, most = plots / "embedding_map.png", config.pictures.points
     _drawn(plot_embedding_map, outcome.embeddings, items.labels, path, title, most=most)
-    if any(P in record for record in read_history(outcome.directory)):
+    # One position has the same mean for every p: there is nothing to learn, and nothing to see.
+    if len({record[P] for record in read_history(outcome.directory) if P in record}) > 1:
         _drawn(plot_training_curves, outcome.directory, plots / f"{P}.png", [P])
     _drawn(_draw_attention, outcome, plots / "attention.png")
 
@@ -78,9 +79,18 @@ def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None
     assert fold.threshold is not None
     threshold = fold.threshold
     curves = {threshold.value_picked_on: threshold.curve}
-    if threshold.oracle_curve is not threshold.curve:
+    title, mark = f"Matches by {source}, fold {number}", "chosen"
+    if threshold.value_picked_on == ITSELF:
+        curves = {f"{ITSELF} (oracle)": threshold.curve}
+        judged_at = " and ".join(f"{value:.4g}" for value in threshold.judged_at)
+        title += (
+            f": F{threshold.curve.beta:g} {fold.scores['f_score']:.3f} at {judged_at}, "
+            f"each picked on {HALVES}"
+        )
+        mark = "oracle, kept for new images"
+    else:
         curves[f"fold {number}"] = threshold.oracle_curve
-    plot_threshold_curve(curves, threshold.value, path, f"Matches by {source}, fold {number}")
+    plot_threshold_curve(curves, threshold.value, path, title, mark=mark)
 
 
 def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_right: bool) -> None:

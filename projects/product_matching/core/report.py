@@ -22,6 +22,8 @@ _RETRIEVAL = {
     "map_at_r": "MAP@R",
     "r_precision": "R-precision",
     "gallery_accuracy": "1-NN accuracy against what was trained on",
+    # Of five, or of all where fewer are trained on.
+    **{f"gallery_hit_at_{k}": f"hit@{k} against what was trained on" for k in range(1, 6)},
 }
 
 

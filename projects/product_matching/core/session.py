@@ -29,6 +29,7 @@ from projects.product_matching.core.evaluation import SourceMatches, check_fold,
 from projects.product_matching.core.items.images import readable
 from projects.product_matching.core.items.items import Items, read_items
 from projects.product_matching.core.matching.matchers import save_matchers
+from projects.product_matching.core.network import warn_of_lone_images
 from projects.product_matching.core.pictures import draw_fold, draw_session
 from projects.product_matching.core.report import write_report
 from projects.product_matching.core.text.titles import fit_titles, title_embeddings
@@ -186,6 +187,7 @@ def _train_and_report(
         trained = {n: items.subset(split(folds, n, config)[0]) for n in fold_numbers(config)}
         if config.text.mode != "none":
             fit_titles(config, trained, home)  # what is wrong with titles is found before training
+        warn_of_lone_images(config)
         outcomes: dict[int, FoldOutcome] = {}
         for number in fold_numbers(config):
             outcomes[number] = _fold(home, items, folds, number)

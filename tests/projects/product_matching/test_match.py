@@ -176,6 +176,40 @@ def test_what_cannot_be_read_is_listed_or_stops(run: Run, place: Path, tmp_path:
     assert re.search(r"error: --query: .*cut.jpg", said)
 
 
+def test_a_query_elsewhere_that_cannot_be_read_is_refused_before_the_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, embedded = tmp_path / "cut.jpg", list[int]()
+    cut.write_bytes(b"\xff\xd8\xff")
+    before = Matcher.embed_pixels
+    monkeypatch.setattr(
+        Matcher, "embed_pixels", lambda m, images: embedded.append(1) or before(m, images)
+    )
+    code, told, said = run("--run", "run", "--images", "photos", "--query", str(cut))
+    assert (code, told, embedded) == (2, "", [])
+    assert re.fullmatch(r"error: --query: .*cut\.jpg.*\n", said)
+
+
+def test_a_used_folder_holds_what_the_last_call_wrote(run: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "few", tmp_path / "out"
+    files = write_products(folder, 5)
+    cut = folder / "cut.jpg"
+    cut.write_bytes(b"\xff\xd8\xff")
+    words = ["--run", "run", "--images", str(folder), "--out", str(out)]
+    assert run(*words, "--query", str(files[0]))[0] == 0
+    assert {file.name for file in out.iterdir()} == {
+        "matches.csv",
+        "matches.unreadable.csv",
+        "neighbors.png",
+    }
+    others = {"neighbors_mine.png", "notes.txt"}
+    for name in (*others, "neighbors_2.png"):
+        (out / name).write_bytes(b"")
+    cut.unlink()
+    assert run(*words)[0] == 0
+    assert {file.name for file in out.iterdir()} == {"matches.csv", *others}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
@@ -193,6 +227,8 @@ def test_what_cannot_be_read_is_listed_or_stops(run: Run, place: Path, tmp_path:
         (["--run", "run", "--images", "photos", "--fold", "7"], 2, "has finished the folds 0, 1"),
         (["--run", "run", "--images", "photos", "--k", "0"], 2, "--k is 0, expected 1 or more"),
         (["--run", "run", "--images", "photos", "--threshold", "nan"], 2, "--threshold is nan"),
+        (["--run", "run", "--images", "photos", "--threshold", "5"], 2, "a cosine, from -1 to 1"),
+        (["--run", "run", "--images", "photos", "--threshold", "-1.01"], 2, "from -1 to 1"),
         (
             ["--run", "run", "--images", "photos", "--out", "titles.csv"],
             2,

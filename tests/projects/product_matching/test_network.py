@@ -22,6 +22,7 @@ from projects.product_matching.core.network import (
     fill_sections,
     has_subcenters,
     published_statistics,
+    warn_of_lone_images,
 )
 from tests.projects.product_matching.sessions import PROJECT, composed, write_photos
 
@@ -61,6 +62,26 @@ def test_a_number_of_classes_that_is_not_the_data_s_is_refused() -> None:
     config, context = composed("+loss.num_classes=7")
     with pytest.raises(ConfigError, match=r"loss\.num_classes is 7"):
         fill_sections(config, context, (1, 32, 32), [4, 4])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["loss=triplet"], "TripletMarginLoss"),
+        (["loss=multi_similarity"], "MultiSimilarityLoss"),
+        (["loss=contrastive", "data.per_class=1"], "SupervisedNTXentLoss"),
+        (["loss=contrastive", "data.per_class=4"], None),
+        (["loss=arcface"], None),
+    ],
+)
+def test_a_loss_of_pairs_asks_for_them(
+    words: list[str], name: str | None, logged: list[str]
+) -> None:
+    warn_of_lone_images(composed(*words)[0])
+    assert len(logged) == (name is not None)
+    if name is not None:
+        assert name in logged[0]
+        assert "set data.per_class=4" in logged[0]
 
 
 def test_a_section_of_something_else_is_refused() -> None:

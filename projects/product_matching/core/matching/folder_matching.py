@@ -36,6 +36,7 @@ from projects.product_matching.core.matching.matcher import Matcher
 from projects.product_matching.core.matching.query_results import (
     QueryResult,
     draw_results,
+    remove_sheets,
     show_results,
 )
 
@@ -92,12 +93,19 @@ def match_folder(options: MatchOptions) -> None:
     if options.titles is not None:
         encoder = matcher.text_encoder  # refused before an hour of images
         titles = _titles(options.titles, [*listed, *asked])
+    within = {image_name(file) for file in listed}
+    outside = [file for file in asked if image_name(file) not in within]
+    try:  # those few first: one that cannot be read is refused before an hour of images
+        asking = matcher.embed(outside, options.batch_size, options.workers)
+    except DataError as error:
+        raise DataError(f"--query: {error}") from None
     files, images, unreadable = _embedded(matcher, listed, options)
     if len(files) < 2:
         raise DataError(f"{len(files)} of {len(listed)} images can be read; expected at least two")
+    reasons = {image_name(file): reason for file, reason in unreadable.items()}
     for file in asked:
-        if file in unreadable:
-            raise DataError(f"--query: {unreadable[file]}")
+        if image_name(file) in reasons:
+            raise DataError(f"--query: {reasons[image_name(file)]}")
     rows = {image_name(file): row for row, file in enumerate(files)}
     items = Rows(images)
     if titles is not None:
@@ -105,8 +113,8 @@ def match_folder(options: MatchOptions) -> None:
     found = rule.matches(items, k=max(_BEGIN, options.k))
     inside = {file: rows[image_name(file)] for file in asked if image_name(file) in rows}
     results = _results(found, inside, files, options.k)
-    if outside := [file for file in asked if file not in inside]:
-        queries = Rows(matcher.embed(outside, options.batch_size, options.workers))
+    if outside:
+        queries = Rows(asking)
         if titles is not None:
             texts = encoder.encode([titles[image_name(file)] for file in outside])
             queries = Rows(queries.image, texts)
@@ -116,7 +124,9 @@ def match_folder(options: MatchOptions) -> None:
     _write(out, files, found.matches, unreadable)
     criterion = _criterion(rule, titles is not None)
     ordered = [results[file] for file in asked]
-    draw_results(ordered, out, criterion)  # first: who reads the lines may not read them all
+    sheets = draw_results(ordered, out, criterion)  # first: who reads may not read all lines
+    with explained_write(out):
+        remove_sheets(out, sheets)
     _tell(matcher, rule, found, len(files), unreadable, titles is not None)
     show_results(ordered, criterion)
     sys.stdout.write(f"written: {show_path(out)}\n")
@@ -129,6 +139,8 @@ def _rule(matcher: Matcher, options: MatchOptions) -> MatchRule:
         rule = replace(rule, text=None)
     if given is None:
         return rule
+    if not -1.0 <= given <= 1.0:
+        raise ConfigError(f"--threshold is {given:g}; expected a {rule.units}, from -1 to 1")
     if rule.text is None:
         return replace(rule, threshold=given)
     if rule.text.mode == "union":
@@ -216,9 +228,13 @@ def _write(
     rows = match_rows(matches, [str(file) for file in files])
     shown = ((image, match, f"{score:.6g}") for image, match, score in rows)
     _write_csv(out / "matches.csv", ("image", "match", "score"), shown)
+    listed = out / "matches.unreadable.csv"
     if unreadable:
         reasons = ((str(file), reason) for file, reason in unreadable.items())
-        _write_csv(out / "matches.unreadable.csv", ("image", "reason"), reasons)
+        _write_csv(listed, ("image", "reason"), reasons)
+    else:
+        with explained_write(listed):
+            listed.unlink(missing_ok=True)  # of an earlier call
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

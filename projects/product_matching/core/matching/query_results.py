@@ -6,8 +6,9 @@ shoes/1.jpg: 2 matches (cosine >= 0.612)
     3   0.411         hats/2.jpg
 """
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _SHEET = 20  # lines of ten neighbours on a picture
 _DRAWN = 100  # neighbours of a query
 _SIDE = 320  # pixels of an image on it
 _GREY = 224
+_OWN_NAME = re.compile(r"neighbors(_\d+)?\.png")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,19 @@ def draw_results(results: Sequence[QueryResult], folder: Path, criterion: str) -
         plot_neighbors(rows, path, f"Nearest images; a match has {criterion}")
         written.append(path)
     return written
+
+
+def remove_sheets(folder: Path, kept: Iterable[Path]) -> None:
+    """Remove the sheets of an earlier call, which had other queries; other files stay.
+
+    Args:
+        folder: Where ``draw_results`` wrote.
+        kept: What it wrote now.
+    """
+    now = {path.name for path in kept}
+    for path in folder.iterdir():
+        if _OWN_NAME.fullmatch(path.name) and path.name not in now and path.is_file():
+            path.unlink()
 
 
 def _short(file: Path) -> str:
