@@ -159,7 +159,7 @@ def frozen_folds(
     if other:
         raise DataError(
             f"{path} freezes folds of {len(there):,} items that are not these {len(now):,}: "
-            f"{'; '.join(other)}. Restore the data and settings, or remove the file to deal anew; "
+            f"{'; '.join(other)}. Restore the data and settings, or deal anew without this file; "
             "results on other folds cannot be compared"
         )
     fold_of = dict(zip(kept.names, kept.assigned.tolist(), strict=True))
@@ -209,8 +209,7 @@ def read_folds(path: Path) -> Folds:
             raise ValueError("its items are not those it was written with")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} holds no folds that can be used ({error}); restore it, or remove it to deal "
-            "anew"
+            f"{path} holds no folds that can be used ({error}); restore it, or deal anew without it"
         ) from None
     return folds
 

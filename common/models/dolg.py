@@ -139,7 +139,8 @@ class DOLG(nn.Module):
         backbone: With two ``features``, whose maps are the local (stage 3 in the paper) and the
             global one (stage 4).
         embedding_dim: D.
-        atrous_rates: Dilations of the local branch; ``()`` leaves the multi-atrous module out.
+        atrous_rates: Dilations of the local branch, by default those of the authors' code; ``()``
+            leaves the multi-atrous module out.
         fusion_dim: Length of f_g and f_l; ``None`` is the channels of the local stage, as in the
             paper. Networks whose stages are narrow want more.
 
@@ -155,7 +156,7 @@ class DOLG(nn.Module):
         backbone: nn.Module,
         embedding_dim: int = 512,
         *,
-        atrous_rates: Sequence[int] = (3, 6, 9),
+        atrous_rates: Sequence[int] = (6, 12, 18),
         fusion_dim: int | None = None,
     ) -> None:
         super().__init__()

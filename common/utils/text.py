@@ -1,5 +1,6 @@
 """Small text functions for messages."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -39,3 +40,12 @@ def printable(text: str) -> str:
         c.encode("unicode_escape").decode() if unicodedata.category(c) in hidden else c
         for c in text
     )
+
+
+def natural_order(text: str) -> list[str | int]:
+    """A key to sort by in which 2 comes before 10, e.g. ``sorted(names, key=natural_order)``.
+
+    Args:
+        text: Decimal digits in it count as numbers.
+    """
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", text))]

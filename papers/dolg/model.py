@@ -33,7 +33,7 @@ class ModelConfig:
     features: list[int] = option("stages of the local and the global branch", [2, 3], ge=1)
     branches: str = option("both (DOLG), or one of them alone", "both", choices=BRANCHES)
     atrous_rates: list[int] = option(
-        "local: dilations; []: no multi-atrous module", [3, 6, 9], ge=1
+        "local: dilations; []: no multi-atrous module", [6, 12, 18], ge=1
     )
     fusion_dim: int | None = option(
         "length of f_g and f_l; null: the local stage's channels", None, ge=1

@@ -144,7 +144,7 @@ def test_on_timms_networks_the_sizes_are_those_of_the_paper() -> None:
         assert model.attention(torch.zeros(2, 3, 512, 384)).shape == (2, 32, 24)
     assert (model.to_global.in_features, model.to_global.out_features) == (2048, 1024)
     assert model.embed.in_features == 2048
-    assert [layer.dilation for layer in model.local.atrous.dilated] == [(3, 3), (6, 6), (9, 9)]
+    assert [layer.dilation for layer in model.local.atrous.dilated] == [(6, 6), (12, 12), (18, 18)]
 
 
 def test_it_trains_in_half_precision_without_infinite_numbers() -> None:

@@ -85,7 +85,7 @@ def test_the_papers_network_and_settings_are_those_of_the_config() -> None:
     assert (local.shape[1:], deep.shape[1:]) == ((1024, 32, 32), (2048, 16, 16))
     assert (model.to_global.in_features, model.to_global.out_features) == (2048, 1024)
     assert (model.embed.in_features, model.embed.out_features) == (2 * 1024, 512)
-    assert [layer.dilation for layer in model.local.atrous.dilated] == [(3, 3), (6, 6), (9, 9)]
+    assert [layer.dilation for layer in model.local.atrous.dilated] == [(6, 6), (12, 12), (18, 18)]
     assert _task().model.pool.p.item() == 3.0
     assert (config.loss.kind, config.loss.margin, config.loss.scale) == ("arcface", 0.15, 30.0)
     assert config.scales == [0.3535, 0.5, 0.7071, 1.0, 1.4142]

@@ -20,7 +20,8 @@ from common.training.precision import Precision
 from common.training.task import Task
 from common.training.update import TrainStep, Updater
 from common.utils.checkpoint import load_weights
-from common.utils.errors import CheckpointError, ConfigError, RepriseError
+from common.utils.devices import find_device
+from common.utils.errors import CheckpointError, RepriseError
 
 if TYPE_CHECKING:
     from common.training.callbacks import Callback
@@ -30,7 +31,7 @@ class Strategy:
     """One process on one device.
 
     Args:
-        device: ``auto`` (the first accelerator, else the CPU), ``cpu``, ``cuda`` or ``cuda:1``.
+        device: As for ``find_device``.
 
     Attributes:
         name: What ``trainer.strategy`` calls it.
@@ -48,13 +49,7 @@ class Strategy:
     lockstep = False
 
     def __init__(self, device: str = "auto") -> None:
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        try:
-            self.device = torch.device(name)
-        except RuntimeError:
-            raise ConfigError(f"trainer.device is '{device}'; use auto, cpu or cuda") from None
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"trainer.device is '{device}', but PyTorch sees no CUDA device")
+        self.device = find_device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # generators and waits are those of this device
 

@@ -1,6 +1,5 @@
 """``match.py``: match the images of folders by a finished run, show neighbours of queries."""
 
-import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -55,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with exit_on_error():
         arguments = checked(parser(), words, ("run", "images"))
-        if arguments.threshold is not None and math.isnan(arguments.threshold):
-            raise ConfigError("match.py: --threshold is nan, expected a number")
+        if arguments.threshold is not None and not -1.0 <= arguments.threshold <= 1.0:
+            raise ConfigError(
+                f"match.py: --threshold is {arguments.threshold:g}; expected a cosine, from -1 to 1"
+            )
         from common.utils import setup_logger
         from projects.product_matching.core.matching.folder_matching import (
             MatchOptions,

@@ -24,7 +24,7 @@ from common.visualization import (
 )
 from common.visualization.curves import read_history
 from projects.product_matching.core.config import Config
-from projects.product_matching.core.evaluation import FoldMatches, SourceMatches, numbered
+from projects.product_matching.core.evaluation import IMAGE, FoldMatches, SourceMatches, numbered
 from projects.product_matching.core.matching.thresholds import HALVES, ITSELF, hits_of
 from projects.product_matching.core.network import build_network
 from projects.product_matching.core.pooling_log import P
@@ -94,7 +94,10 @@ def _draw_curve(fold: FoldMatches, path: Path, source: str, number: int) -> None
 
 
 def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_right: bool) -> None:
-    """Queries whose nearest neighbour is right, or those where it is wrong, evenly spaced."""
+    """Queries whose nearest neighbour is right, or those where it is wrong, evenly spaced.
+
+    Images are named by their labels, or by titles where these were compared.
+    """
     assert fold.neighbors is not None
     labels = numbered(fold.items.labels)
     hits = hits_of(MatchFold(fold.neighbors, labels))
@@ -110,6 +113,8 @@ def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_r
         row: recipe(fold.items.sources[row])
         for row in {*chosen, *fold.neighbors.ids[chosen, :width].flatten().tolist()}
     }
+    titles = None if source == IMAGE else fold.items.titles
+    names = fold.items.labels if titles is None else titles
     sheet = []
     for query in chosen:
         ids = fold.neighbors.ids[query, :width].tolist()
@@ -119,8 +124,8 @@ def _draw_sheet(fold: FoldMatches, config: Config, path: Path, source: str, is_r
                 neighbors=[images[row] for row in ids],
                 scores=fold.neighbors.scores[query, :width].tolist(),
                 right=hits[query, :width].tolist(),
-                name=fold.items.labels[query],
-                names=[fold.items.labels[row] for row in ids],
+                name=names[query],
+                names=[names[row] for row in ids],
             )
         )
     what = "right" if is_right else "wrong"

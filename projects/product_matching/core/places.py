@@ -61,7 +61,10 @@ def open_place(config: Config, context: RunContext) -> Place:
     if address is None:
         return Place(own / name, _nothing, _nothing)
     if "://" not in address:
-        return Place(Path(address).expanduser() / name, _nothing, _nothing)
+        folder = Path(address).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"output_dir is '{address}', which is no folder; name another")
+        return Place(folder / name, _nothing, _nothing)
     if _ADDRESS.fullmatch(address) is None:
         raise ConfigError(
             f"output_dir is '{_without_secrets(address)}'; expected a folder, or s3://bucket/prefix"

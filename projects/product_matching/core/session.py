@@ -19,7 +19,7 @@ from loguru import logger
 
 from common.config import RunContext, load_run_config
 from common.data.folds import Folds, frozen_folds, make_folds, read_folds, write_folds
-from common.utils.errors import ConfigError, DataError, InputError
+from common.utils.errors import ConfigError, DataError, FaultError, InputError
 from common.utils.files import atomic_write_text
 from common.utils.logging import setup_logger
 from common.utils.runs import Run
@@ -84,21 +84,27 @@ def run_session(
                 f"{' '.join(context.overrides)}"
             )
         config, context = _begun(config, context)
-    items = read_items(config.data, config.dataloader.root, titles=config.text.mode != "none")
+    root = _data_root(config, context.resume)
+    items = read_items(config.data, root, titles=config.text.mode != "none")
     if context.resume is None:
         dealt = deal(items, config)  # refuse what cannot be dealt before there is a directory
         home = Run.claim(directory, config.seed).directory
         atomic_write_text(home / "config.yaml", context.to_yaml())
-        record = {"overrides": context.overrides, "dry_run": context.dry_run}
+        record = {
+            "overrides": context.overrides,
+            "dry_run": context.dry_run,
+            "begun_in": str(Path.cwd()),
+        }
         atomic_write_text(home / RECORD, json.dumps(record, indent=2) + "\n")
     else:
         dealt = None
         home = context.resume
     try:
         finished = _train_and_report(home, items, dealt, config, stored)
-    except InputError:
-        # What was typed is wrong: a new session that has trained nothing leaves nothing.
-        if context.resume is None and not any(home.glob("fold_*/metrics.jsonl")):
+    except (InputError, FaultError) as error:
+        # A new session that has trained nothing leaves nothing; after a fault what was begun goes on.
+        begun = "fold_*/metrics.jsonl" if isinstance(error, InputError) else "fold_*"
+        if context.resume is None and not any(home.glob(begun)):
             shutil.rmtree(home)
         raise
     return finished
@@ -122,6 +128,22 @@ def _begun(config: Config, context: RunContext) -> tuple[Config, RunContext]:
     config, context = load_run_config(Config, home)
     context.resume = home
     return config, context
+
+
+def _data_root(config: Config, begun: Path | None) -> Path:
+    """What ``data.folder`` and ``data.csv`` are relative to.
+
+    Args:
+        config: The session's.
+        begun: A session's directory: its data lies where it was typed, or, if all was moved, here.
+    """
+    root = Path(config.dataloader.root or ".").expanduser()
+    if begun is None:
+        return root
+    record = json.loads((begun / RECORD).read_text(encoding="utf-8"))
+    there = Path(record.get("begun_in", ".")) / root
+    named = Path(config.data.folder or config.data.csv or ".").expanduser()
+    return there if (there / named).exists() else root
 
 
 def deal(items: Items, config: Config) -> Folds:

@@ -59,6 +59,7 @@ def test_a_subset_keeps_every_column_in_step(tmp_path: Path) -> None:
     [
         ("image,label\na.png,x\nmissing.png,x\n", r"items\.csv:3: there is no file .*missing\.png"),
         ("image,label\na.png,x\na.png,x\n", r"items\.csv:3: a\.png is on line 2 already"),
+        ("", r"items\.csv is empty; expected a first line with the columns image, label"),
         ("image,label\na.png,\n", r"items\.csv:2: the column 'label' is empty"),
         ("picture,label\na.png,x\n", r"items\.csv:1: there is no column 'image'"),
         ("image,label\n", "has no line below its header"),

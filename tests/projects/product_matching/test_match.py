@@ -227,6 +227,7 @@ def test_a_used_folder_holds_what_the_last_call_wrote(run: Run, tmp_path: Path) 
         (["--run", "run", "--images", "photos", "--fold", "7"], 2, "has finished the folds 0, 1"),
         (["--run", "run", "--images", "photos", "--k", "0"], 2, "--k is 0, expected 1 or more"),
         (["--run", "run", "--images", "photos", "--threshold", "nan"], 2, "--threshold is nan"),
+        (["--run", "run", "--images", "photos", "--device", "tpu9"], 2, "--device is 'tpu9'"),
         (["--run", "run", "--images", "photos", "--threshold", "5"], 2, "a cosine, from -1 to 1"),
         (["--run", "run", "--images", "photos", "--threshold", "-1.01"], 2, "from -1 to 1"),
         (

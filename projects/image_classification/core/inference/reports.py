@@ -17,7 +17,7 @@ from common.config.files import show_path
 from common.data.image_places import FoundImages, find_places
 from common.metrics.calibration import TemperatureScaling
 from common.metrics.classification import ClassificationReport, classification_metrics
-from common.training.strategies import Strategy
+from common.utils.devices import find_device
 from common.utils.errors import ConfigError, DataError
 from common.utils.files import atomic_write_text, explained_write
 from common.utils.text import did_you_mean, printable
@@ -164,7 +164,7 @@ def infer_images(options: InferenceOptions) -> None:
 
 
 def _loaded(options: InferenceOptions) -> Classifier:
-    return load_classifier(options.checkpoint, Strategy(options.device).device)
+    return load_classifier(options.checkpoint, find_device(options.device, "--device"))
 
 
 def _check_place(options: InferenceOptions) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.config.files import show_path
 from common.data.image_places import find_places
-from common.training.strategies import Strategy
 from common.utils.arguments import show
+from common.utils.devices import find_device
 from common.utils.errors import DataError, InterruptedRun
 from common.utils.files import explained_write
 from projects.product_matching.core.index.image_index import (
@@ -38,9 +38,11 @@ def build(directory: Path, arguments: Namespace) -> None:
         ConfigError, DataError, CheckpointError, FaultError, InterruptedRun: see the parts.
     """
     files = find_places(arguments.images).files
-    device = Strategy(arguments.device).device
+    device = find_device(arguments.device, "--device")
     matcher = Matcher.load(arguments.run, arguments.fold, device)
     show_matcher(matcher)
+    if matcher.text is not None:
+        sys.stdout.write("the run also knows titles; an index is searched by image alone\n")
     _add(ImageIndex.build(directory, matcher, arguments.kind), files, arguments)
 
 
@@ -139,7 +141,7 @@ def info(directory: Path, arguments: Namespace) -> None:
 def _opened(directory: Path, arguments: Namespace) -> ImageIndex:
     """The index with the matcher that was named, or its own."""
     read_manifest(directory)  # first of all, is there one?
-    device = Strategy(arguments.device).device
+    device = find_device(arguments.device, "--device")
     matcher = None
     if arguments.run is not None:
         matcher = Matcher.load(arguments.run, arguments.fold, device)

@@ -53,6 +53,9 @@ def read_csv(path: Path, image: str, label: str | None, title: str | None) -> li
         with open(path, encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
             header = reader.fieldnames or []
+            if not header:
+                needed = ", ".join(filter(None, (image, label, title)))
+                raise DataError(f"{path} is empty; expected a first line with the columns {needed}")
             for column in filter(None, (image, label, title)):
                 if column not in header:
                     hint = did_you_mean(column, header)

@@ -20,7 +20,7 @@ import torch
 from common.config.files import show_path
 from common.data.image_places import find_places
 from common.metrics import Matches, match_rows
-from common.training.strategies import Strategy
+from common.utils.devices import find_device
 from common.utils.errors import ConfigError, DataError
 from common.utils.files import atomic_write, explained_write
 from common.utils.text import printable
@@ -86,7 +86,7 @@ def match_folder(options: MatchOptions) -> None:
     """
     listed = find_places(options.images).files
     asked = find_places(options.queries, "--query").files if options.queries else []
-    matcher = Matcher.load(options.run, options.fold, Strategy(options.device).device)
+    matcher = Matcher.load(options.run, options.fold, find_device(options.device, "--device"))
     rule = _rule(matcher, options)
     out = _new_folder(matcher, options.out)
     titles = None
@@ -139,8 +139,6 @@ def _rule(matcher: Matcher, options: MatchOptions) -> MatchRule:
         rule = replace(rule, text=None)
     if given is None:
         return rule
-    if not -1.0 <= given <= 1.0:
-        raise ConfigError(f"--threshold is {given:g}; expected a {rule.units}, from -1 to 1")
     if rule.text is None:
         return replace(rule, threshold=given)
     if rule.text.mode == "union":
