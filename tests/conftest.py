@@ -1,5 +1,6 @@
 """Set-up of the whole suite: one thread per process, shapes checked at run time, a store of its own."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +41,17 @@ def logged() -> Iterator[list[str]]:
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process draw no curves at their end: half of a short run's seconds."""
     monkeypatch.setattr("common.visualization.plot_training_curves", lambda *_, **__: None)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Back to the collector, which takes apart what would be told as leaked at the end."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,9 @@ and never written into a document.
 """
 
 import ast
+import functools
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,19 +85,21 @@ def dependencies(paper: Paper, root: Path) -> list[str]:
         file = waiting.pop()
         if file not in seen:
             seen.add(file)
-            waiting += [path for name in _imports(file) for path in _files(name, root)]
+            text = file.read_text(encoding="utf-8")
+            waiting += [path for name in _imports(text) for path in _files(name, root)]
     return sorted(file.relative_to(root).as_posix() for file in seen)
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Every name of ours that a file's import statements may mean, wherever they stand."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names: Iterable[str] = ()
+@functools.cache  # rows by the dozen depend on the same files
+def _imports(text: str) -> tuple[str, ...]:
+    """Every name of ours that the import statements of a source may mean, wherever they stand."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        yield from (name for name in names if name.split(".")[0] in _PACKAGES)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(dict.fromkeys(name for name in names if name.split(".")[0] in _PACKAGES))
 
 
 def _files(name: str, root: Path) -> Iterator[Path]:

@@ -39,6 +39,7 @@ _IMPORTED = (
     "hydra._internal.config_loader_impl",
     "hydra.core.override_parser.overrides_parser",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "pytest",
     "torch.utils.tensorboard",
 )

@@ -10,6 +10,7 @@ The server itself computes nothing, so the children start with one thread and no
 """
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -167,6 +168,8 @@ def _serve(modules: Sequence[str]) -> None:
         import_module(module)
     # The first optimizer imports a second's worth of torch.
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    gc.collect()
+    gc.freeze()  # what is here is shared with the children, and their collector leaves it alone
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

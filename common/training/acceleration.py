@@ -46,6 +46,8 @@ def accelerate_task(task: Task, config: TrainerConfig) -> Task:
         for block in blocks:
             _checkpoint_activations(block)
     if config.compile:
+        if torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(True)  # tells the compiler too
         for part in task.children():
             part.compile()
     return task

@@ -67,7 +67,7 @@ if __name__ == "__main__":
     launch(train, Config, __file__)
 '''
 SHORT = ["lab.toy.train", "trainer.save_every=3", "trainer.eval_every=10", "trainer.max_steps=20"]
-WORDS = [*SHORT[:-1], "trainer.max_steps=60"]
+WORDS = [*SHORT[:-1], "trainer.max_steps=40"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,16 +81,16 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.fault(1, 2)
-def test_three_kills_are_survived_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    code = torture.main([*WORDS, "--kills", "3", "--seed", "1"])
+def test_two_kills_are_survived_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    code = torture.main([*WORDS, "--kills", "2", "--seed", "1"])
     captured = capsys.readouterr()
     assert code == 0, captured.out + captured.err
-    assert "kills survived: 3" in captured.out
+    assert "kills survived: 2" in captured.out
     assert "equal to the uninterrupted run: yes" in captured.out
     lost = re.search(r"median ([\d.]+) steps, worst (\d+)", captured.out)
     assert lost is not None
-    assert int(lost[2]) <= 60
-    assert captured.err.count("goes on from step") == 3
+    assert int(lost[2]) <= 40
+    assert captured.err.count("goes on from step") == 2
 
 
 @pytest.mark.slow

@@ -30,9 +30,16 @@ def test_deterministic_algorithms_are_asked_for_and_given_up_again(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_seed_alone_leaves_torchs_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking for what is so already imports the compiler, two seconds of every start."""
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_start_does_not_import_the_compiler(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which ``use_deterministic_algorithms`` does, and takes two seconds."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
-    seed_everything(0)
+    try:
+        seed_everything(0, deterministic)
+    finally:
+        seed_everything(0)
     assert asked == []

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import gc
 import io
 import json
 import signal
@@ -53,12 +52,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
-    gc.freeze()  # memory is tidied after every trial, and this process holds a whole suite
-    yield tmp_path
-    gc.unfreeze()
+    return tmp_path
 
 
 def run(words: list[str], mode: str = "create"):
