@@ -246,7 +246,7 @@ def installed(peers: Mapping[str, str]) -> list[str]:
     """Those of ``peers`` (row name -> module) that can be imported; the others get a line."""
     missing = [name for name, module in peers.items() if find_spec(module) is None]
     for name in missing:
-        print(f"skipped: {name} is not installed (uv sync --group bench)", file=sys.stderr)
+        print(f"skipped: {name} is not installed", file=sys.stderr)
     return [name for name in peers if name not in missing]
 
 
