@@ -93,7 +93,9 @@ def vector_index(repeats: int, quick: bool = False, large: bool = False) -> Resu
         "RssAnon that opening and searching adds. *Recall*: of queries that are not in the index. "
         "All files are in the page cache."
     ]
-    return Result("vector_index", _COLUMNS, samples, baselines, notes)
+    return Result(
+        "vector_index_large" if large else "vector_index", _COLUMNS, samples, baselines, notes
+    )
 
 
 def sample(variant: str, quick: bool) -> dict[str, float]:
