@@ -223,7 +223,12 @@ def _further(cosine: Tensor, margin: Tensor) -> Tensor:
 
 
 def _margins(margin: float | Sequence[float], num_classes: int, kind: str) -> Tensor:
-    values = torch.tensor(margin).float()
+    try:
+        values = torch.tensor(margin).float()
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"margin is {margin!r}; expected a number, or one for each class"
+        ) from None
     if values.ndim and len(values) != num_classes:
         raise ValueError(f"there are {len(values)} margins for {num_classes} classes")
     most = 1.0 if kind == "cosface" else math.pi / 2
