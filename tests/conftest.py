@@ -1,8 +1,6 @@
 """Set-up of the whole suite: one thread per process, shapes checked at run time, a store of its own."""
 
-import gc
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -22,24 +20,11 @@ from loguru import logger
 
 torch.set_num_threads(1)
 
-_MANY = 200  # modules, a tenth of torch
-_modules = 0
-
 
 @pytest.fixture(autouse=True)
 def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """No test touches the person's own ``assets/``."""
     monkeypatch.setenv("ASSETS_DIR", str(tmp_path_factory.mktemp("assets")))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collector_passes_over_imports() -> None:
-    """What was imported stays to the end: a third of the time is spent looking at it again."""
-    global _modules
-    if len(sys.modules) > _modules + _MANY:
-        gc.collect()
-        gc.freeze()
-        _modules = len(sys.modules)
 
 
 @pytest.fixture
@@ -55,11 +40,6 @@ def logged() -> Iterator[list[str]]:
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process draw no curves at their end: half of a short run's seconds."""
     monkeypatch.setattr("common.visualization.plot_training_curves", lambda *_, **__: None)
-
-
-def pytest_unconfigure() -> None:
-    """Back to the collector, which takes apart what would be told as leaked at the end."""
-    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ The server itself computes nothing, so the children start with one thread and no
 """
 
 import atexit
-import gc
 import json
 import os
 import signal
@@ -168,8 +167,6 @@ def _serve(modules: Sequence[str]) -> None:
         import_module(module)
     # The first optimizer imports a second's worth of torch.
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    gc.collect()
-    gc.freeze()  # what is here is shared with the children, and their collector leaves it alone
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -189,14 +186,14 @@ def _fork(request: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         os.close(done)
-        os.read(ready, 1)  # the child has its session: it can be signalled as a group
+        os.read(ready, 1)  # the child has its session, to be signalled as a group, and its log
         os.close(ready)
         return pid
     os.setsid()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.close(done)
     os.close(ready)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, standard in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, standard)

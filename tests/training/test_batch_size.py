@@ -1,7 +1,9 @@
 """``batch_size=auto``: the largest batch that fits, found, fixed and recorded."""
 
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,14 @@ from common.data import TensorLoader
 from common.training import TrainerConfig, find_batch_size, settle_batch_size
 from common.utils.errors import ConfigError, FaultError
 from tests.training.tiny import TinyTask, features
+
+
+@pytest.fixture(autouse=True)
+def _few_objects() -> Iterator[None]:
+    """Memory is tidied after every try, and this process holds a whole suite."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Hungry(TinyTask):

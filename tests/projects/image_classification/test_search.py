@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import signal
@@ -52,10 +53,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    gc.freeze()  # memory is tidied after every trial, and this process holds a whole suite
+    yield tmp_path
+    gc.unfreeze()
 
 
 def run(words: list[str], mode: str = "create"):
