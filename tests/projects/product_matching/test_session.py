@@ -187,6 +187,13 @@ def test_what_a_stopped_fold_says_to_type_goes_on_with_the_session(
     assert (home / "report.md").is_file()
     assert (home / "fold_1" / "fold.json").is_file()
     assert not (home / "fold_0" / "folds.json").exists()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (tmp_path / "photos").rename(moved / "photos")
+    with pytest.raises(DataError, match="photos is no folder"):
+        sessions.resume(str(home))
+    monkeypatch.chdir(moved)
+    sessions.resume(str(home))
 
 
 def test_a_directory_without_a_session_is_not_resumed(tmp_path: Path) -> None:
