@@ -25,7 +25,9 @@ def filled(page: str, results: Path) -> str:
     def fill(place: re.Match[str]) -> str:
         name = place.group(1)
         path = results / f"{name}.json"
-        text = f"Not measured yet: `python -m benchmarks.{name} --json benchmarks/results/{name}.json`."
+        suite = name.removesuffix("_large")
+        command = f"python -m benchmarks.{suite}{' --large' if name != suite else ''}"
+        text = f"Not measured yet: `{command} --json benchmarks/results/{name}.json`."
         if path.exists():
             text = Result.read(path).markdown()
         return f"<!-- benchmark:{name} -->\n\n{text}\n\n<!-- /benchmark -->"
